@@ -1,0 +1,76 @@
+// A checkpoint: named tensors in one or more files, opened by their headers only.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/base/cancellation.h"
+#include "core/base/diagnostics.h"
+#include "core/checkpoint/safetensors.h"
+#include "core/storage/storage.h"
+
+namespace orthomerge {
+
+// A file of an input, pinned to the version whose header was read.
+struct InputFile {
+  Uri uri;
+  uint64_t size = 0;
+  std::string etag;
+};
+
+class Checkpoint {
+ public:
+  // Opens a folder in Hugging Face layout (an index before model.safetensors, or the folder's only
+  // .safetensors file), one .safetensors file, or an index file. Headers of shards are read in
+  // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics` as
+  // warnings. Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
+  // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles, adapters).
+  static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
+                                         const CallOptions& options, Diagnostics* diagnostics);
+
+  const Uri& uri() const { return uri_; }     // as given
+  const Uri& folder() const { return folder_; }  // where config.json and its like are looked for
+  const std::vector<InputFile>& files() const { return files_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
+  const TensorInfo* Find(absl::string_view name) const;                // null if absent
+  // The text of config.json; absent for a lone file without one beside it.
+  const std::optional<std::string>& config() const { return config_; }
+  uint64_t total_bytes() const;
+
+  // The tensor that stands in for `name` where config.json ties the head to the embedding
+  // (tie_word_embeddings true, also inside text_config): the only embedding of this checkpoint.
+  // Null when `name` is no head, nothing is tied, or the choice is not clear.
+  const TensorInfo* TiedStandIn(absl::string_view name) const;
+
+ private:
+  Uri uri_, folder_;
+  std::vector<InputFile> files_;
+  std::vector<TensorInfo> tensors_;
+  std::optional<std::string> config_;
+};
+
+// "lm_head.weight" and its kin: an output projection that may be tied to the embedding.
+bool IsHeadName(absl::string_view name);
+
+// A file that travels with a model (tokenizer, generation config, licence ...).
+struct Sidecar {
+  std::string name;  // relative to the folder
+  InputFile file;
+};
+
+// The sidecars of `checkpoint`, sorted by name, config.json not among them. At most 64 MiB each;
+// larger ones are an error kInputCorrupt.
+absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
+                                                  const CallOptions& options);
+
+// config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
+// it has; torch_dtype if neither) set where `dtype` is given, and tie_word_embeddings set to false
+// where it is true but a separate head is written. Everything else, key order included, stays; with
+// nothing to change the text itself. kInputCorrupt if it is no JSON object.
+absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::optional<DType> dtype,
+                                            bool head_written);
+
+}  // namespace orthomerge
