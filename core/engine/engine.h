@@ -1,0 +1,81 @@
+// The engine's front door: plan a recipe, carry the plan out, clean up after one that was given up.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/base/bytes.h"
+#include "core/base/cancellation.h"
+#include "core/base/diagnostics.h"
+#include "core/recipe/recipe.h"
+#include "core/storage/storage.h"
+
+namespace orthomerge {
+
+class Plan;  // core/engine/plan.h
+
+struct EngineOptions {
+  int threads = 0;                      // 0: one per CPU that this process may use
+  uint64_t memory_budget = 2 * kGiB;    // bytes above the idle process
+  uint64_t chunk_size = 0;              // bytes per read and input; 0: fitted to the storage
+  std::string device = "cpu";
+};
+
+// Opens the inputs by their headers and decides everything: tensors, parameters, layout to the
+// byte, stages, tasks, estimates. All faults go to `diagnostics`; warnings too.
+absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& recipe,
+                                               const EngineOptions& options,
+                                               const CallOptions& call, Diagnostics* diagnostics);
+
+struct Progress {
+  std::string stage;  // "reduce 1/2", "write", "publish"
+  uint64_t bytes_done = 0;   // read and written, all stages, work of earlier runs included
+  uint64_t bytes_total = 0;
+  uint64_t bytes_resumed = 0;  // part of bytes_done that an earlier run did
+};
+
+struct StageResult {
+  std::string name;
+  double seconds = 0;
+  uint64_t bytes_read = 0;
+  uint64_t bytes_written = 0;
+};
+
+struct OutputFile {
+  std::string name;    // relative to the output
+  uint64_t size = 0;
+  std::string digest;  // "xxh3-parts:..."; same bytes, same digest
+};
+
+struct RunResult {
+  std::string output;       // URI
+  std::string plan_digest;
+  bool already_complete = false;  // this very plan had been published before
+  bool resumed = false;           // some tasks had results of an earlier run
+  std::vector<OutputFile> files;
+  std::vector<StageResult> stages;
+  double seconds = 0;
+  uint64_t peak_rss = 0;    // bytes, of the process
+  std::string report_json;  // the report as published
+  std::vector<Diagnostic> diagnostics;  // warnings of plan and run
+};
+
+// Carries the plan out: resumes what an earlier run of the same plan left, publishes a complete
+// checkpoint or nothing. `progress`, if set, is called a few times a second from one thread.
+absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const EngineOptions& options,
+                                  const CallOptions& call,
+                                  const std::function<void(const Progress&)>& progress);
+
+// Removes what a merge to `output` left that was given up: its work area, uploads, and objects that
+// carry a plan digest where there is no commit object. Returns what was removed, an entry a line.
+absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
+                                                     const CallOptions& call);
+
+// The plan for people (`json` false) and programs.
+std::string DescribePlan(const Plan& plan, bool json);
+
+}  // namespace orthomerge
