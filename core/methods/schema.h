@@ -22,14 +22,14 @@ struct ParameterSchema {
 
   std::string name;
   Type type = Type::kNumber;
-  std::optional<ParameterValue> default_value;  // absent: required, unless `optional`
+  std::optional<ParameterValue> default_value = {};  // absent: required, unless `optional`
   bool optional = false;                        // may be absent and has no fixed default
   double min = -1e308;
   double max = 1e308;
   bool min_exclusive = false;
   std::vector<std::string> choices = {};
   bool per_model = false;  // may stand at a model; the value there wins
-  std::string help;        // one line
+  std::string help = {};   // one line
 };
 
 struct MethodSchema {
