@@ -1,0 +1,218 @@
+// The loops behind Kernels. Included once per instruction set with ORTHOMERGE_ISA (a namespace
+// name) and ORTHOMERGE_VECTOR_BYTES defined; compiled with -O3 -ffp-contract=off.
+#include <algorithm>
+#include <cstring>
+
+#include "core/math/kernels.h"
+
+namespace orthomerge::ORTHOMERGE_ISA {
+namespace {
+
+typedef double Vector __attribute__((vector_size(ORTHOMERGE_VECTOR_BYTES), aligned(8)));
+constexpr int kPerVector = ORTHOMERGE_VECTOR_BYTES / 8;
+constexpr int kVectors = kLanes / kPerVector;
+
+uint32_t BitsOfFloat(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+float FloatOfBits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+int64_t LoadBF16(const char* __restrict src, float* __restrict dst, int64_t n) {
+  int32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint16_t h;
+    std::memcpy(&h, src + 2 * i, 2);
+    dst[i] = FloatOfBits(static_cast<uint32_t>(h) << 16);
+    bad += (h & 0x7f80) == 0x7f80;
+  }
+  return bad;
+}
+
+// float16: the exponent is moved by a multiplication with 2^112, which is exact and also handles
+// subnormal numbers.
+int64_t LoadF16(const char* __restrict src, float* __restrict dst, int64_t n) {
+  int32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint16_t h;
+    std::memcpy(&h, src + 2 * i, 2);
+    const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
+    const uint32_t special = (h & 0x7c00) == 0x7c00 ? 0xffffffffu : 0u;
+    const uint32_t finite = BitsOfFloat(FloatOfBits(magnitude) * 0x1p112f);
+    const uint32_t bits = (special & (magnitude | 0x7f800000u)) | (~special & finite);
+    dst[i] = FloatOfBits(bits | (static_cast<uint32_t>(h & 0x8000) << 16));
+    bad += static_cast<int32_t>(special & 1);
+  }
+  return bad;
+}
+
+int64_t LoadF32(const char* __restrict src, float* __restrict dst, int64_t n) {
+  int32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, src + 4 * i, 4);
+    dst[i] = FloatOfBits(bits);
+    bad += (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  return bad;
+}
+
+int64_t Load(DType dtype, const void* src, float* dst, int64_t n) {
+  const char* bytes = static_cast<const char*>(src);
+  switch (dtype) {
+    case DType::kBF16: return LoadBF16(bytes, dst, n);
+    case DType::kF16: return LoadF16(bytes, dst, n);
+    default: return LoadF32(bytes, dst, n);
+  }
+}
+
+void StoreBF16(const float* __restrict src, char* __restrict dst, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = BitsOfFloat(src[i]);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u ? 0xffffffffu : 0u;
+    const auto h = static_cast<uint16_t>((nan & 0x7fc0u) | (~nan & rounded));
+    std::memcpy(dst + 2 * i, &h, 2);
+  }
+}
+
+// Normal results round in integers; subnormal ones by adding 0.5, whose last place is that of a
+// float16 subnormal.
+void StoreF16(const float* __restrict src, char* __restrict dst, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = BitsOfFloat(src[i]);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t sign = (bits >> 16) & 0x8000u;
+    const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    const uint32_t small = BitsOfFloat(FloatOfBits(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t h = magnitude < 0x38800000u ? small : normal;
+    h = magnitude >= 0x477ff000u ? 0x7c00u : h;  // rounds to infinity
+    h |= sign;
+    h = magnitude > 0x7f800000u ? 0x7e00u : h;
+    const auto half = static_cast<uint16_t>(h);
+    std::memcpy(dst + 2 * i, &half, 2);
+  }
+}
+
+void StoreF32(const float* __restrict src, char* __restrict dst, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits = BitsOfFloat(src[i]);
+    bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : bits;
+    std::memcpy(dst + 4 * i, &bits, 4);
+  }
+}
+
+void Store(DType dtype, const float* src, void* dst, int64_t n) {
+  char* bytes = static_cast<char*>(dst);
+  switch (dtype) {
+    case DType::kBF16: return StoreBF16(src, bytes, n);
+    case DType::kF16: return StoreF16(src, bytes, n);
+    default: return StoreF32(src, bytes, n);
+  }
+}
+
+void Subtract(const float* a, const float* b, float factor, float* __restrict dst, int64_t n) {
+  if (factor == 1.0f) {
+    for (int64_t i = 0; i < n; ++i) dst[i] = a[i] - b[i];
+  } else {
+    for (int64_t i = 0; i < n; ++i) dst[i] = (a[i] - b[i]) * factor;
+  }
+}
+
+void WeightedSum(const float* base, const float* const* rows, const float* c, int k, float* dst,
+                 int64_t n) {
+  constexpr int64_t kBlock = 256;
+  float sum[kBlock];
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t count = std::min(kBlock, n - start);
+    const float* row = rows[0] + start;
+    for (int64_t i = 0; i < count; ++i) sum[i] = c[0] * row[i];
+    for (int j = 1; j < k; ++j) {
+      row = rows[j] + start;
+      const float factor = c[j];
+      for (int64_t i = 0; i < count; ++i) sum[i] = sum[i] + factor * row[i];
+    }
+    float* out = dst + start;
+    if (base == nullptr) {
+      for (int64_t i = 0; i < count; ++i) out[i] = sum[i];
+    } else {
+      const float* b = base + start;
+      for (int64_t i = 0; i < count; ++i) out[i] = b[i] + sum[i];
+    }
+  }
+}
+
+// Adds the products of row a with `kCount` further rows to their lanes.
+template <int kCount>
+void GramPairs(const double* a, const double* const* b, int64_t groups, double* lanes) {
+  Vector sums[kCount][kVectors];
+  std::memcpy(sums, lanes, sizeof(sums));
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = g * kLanes + v * kPerVector;
+      const Vector x = *reinterpret_cast<const Vector*>(a + at);
+      for (int j = 0; j < kCount; ++j) {
+        sums[j][v] += x * *reinterpret_cast<const Vector*>(b[j] + at);
+      }
+    }
+  }
+  std::memcpy(lanes, sums, sizeof(sums));
+}
+
+void Gram(const float* const* rows, int k, int64_t n, double* lanes) {
+  // Rows are widened once per block, a group of rows at a time, so that the buffers stay in L1.
+  constexpr int64_t kBlock = 128;
+  constexpr int kMaxWide = 32;
+  double wide[kMaxWide][kBlock];
+  const auto widen = [&](int row, int64_t start, int64_t count, double* to) {
+    const float* from = rows[row] + start;
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+    // Padding adds nothing: products with 0 are 0 and x + 0 is x.
+    for (int64_t i = count; i % kLanes != 0; ++i) to[i] = 0;
+  };
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t count = std::min(kBlock, n - start);
+    const int64_t groups = (count + kLanes - 1) / kLanes;
+    const int resident = std::min(k, kMaxWide - 5);
+    for (int r = 0; r < resident; ++r) widen(r, start, count, wide[r]);
+    double* pair_lanes = lanes;
+    for (int a = 0; a < k; ++a) {
+      const double* x = wide[a];
+      if (a >= resident) {
+        widen(a, start, count, wide[kMaxWide - 1]);
+        x = wide[kMaxWide - 1];
+      }
+      for (int b = a; b < k;) {
+        const int pairs = k - b >= 4 ? 4 : 1;
+        const double* others[4];
+        for (int j = 0; j < pairs; ++j) {
+          others[j] = wide[b + j < kMaxWide ? b + j : 0];
+          if (b + j >= resident) {
+            widen(b + j, start, count, wide[kMaxWide - 5 + j]);
+            others[j] = wide[kMaxWide - 5 + j];
+          }
+        }
+        if (pairs == 4) {
+          GramPairs<4>(x, others, groups, pair_lanes);
+        } else {
+          GramPairs<1>(x, others, groups, pair_lanes);
+        }
+        pair_lanes += pairs * kLanes;
+        b += pairs;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern const Kernels kKernels;
+const Kernels kKernels = {ORTHOMERGE_ISA_NAME, Load, Store, Subtract, WeightedSum, Gram};
+
+}  // namespace orthomerge::ORTHOMERGE_ISA

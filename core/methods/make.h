@@ -1,0 +1,24 @@
+// The makers behind registry.cc, one per method file.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/methods/method.h"
+
+namespace orthomerge {
+
+std::unique_ptr<Method> MakeAverage(const MethodSpec& spec);
+std::unique_ptr<Method> MakeAwd(const MethodSpec& spec);
+std::unique_ptr<Method> MakeIsoC(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitLinear(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitPassthrough(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitTaskArithmetic(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
+
+// The transforms' rounds first, their maps before everything that follows.
+std::unique_ptr<Method> MakeChain(std::vector<std::unique_ptr<Method>> transforms,
+                                  std::unique_ptr<Method> method);
+
+}  // namespace orthomerge

@@ -1,0 +1,51 @@
+#include "core/methods/method.h"
+
+#include "absl/strings/match.h"
+#include "core/base/status.h"
+
+namespace orthomerge {
+
+int64_t OutputTensor::elements() const {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return count;
+}
+
+int64_t OutputTensor::columns() const { return is_matrix() ? shape[1] : elements(); }
+
+void TensorProgram::Accumulate(int, const Region&, const Solved&, Accumulator&) const {}
+
+absl::Status Method::Solve(int, const Folded&, Solved*) const { return absl::OkStatus(); }
+
+void Method::Map(const OutputTensor&, const Region&, const Solved&) const {}
+
+void Method::Report(const Solved&, MethodReport*) const {}
+
+double NumberOf(const ParameterMap& parameters, const std::string& name) {
+  const ParameterValue& value = parameters.at(name);
+  if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
+  return std::get<double>(value);
+}
+
+int64_t IntegerOf(const ParameterMap& parameters, const std::string& name) {
+  return std::get<int64_t>(parameters.at(name));
+}
+
+bool BoolOf(const ParameterMap& parameters, const std::string& name) {
+  return std::get<bool>(parameters.at(name));
+}
+
+std::string TextOf(const ParameterMap& parameters, const std::string& name) {
+  return std::get<std::string>(parameters.at(name));
+}
+
+bool IsExcluded(const ParameterMap& parameters, absl::string_view name) {
+  const auto found = parameters.find("exclude");
+  if (found == parameters.end()) return false;
+  for (const std::string& text : std::get<std::vector<std::string>>(found->second)) {
+    if (absl::StrContains(name, text)) return true;
+  }
+  return false;
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,183 @@
+// What a merging method is to the engine: it compiles every output tensor into a tensor program.
+// Methods do no input or output and see no files, threads or devices. A new method is one file with
+// its formula, its schema (schema.cc) and its row in registry.cc.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/base/status.h"
+#include "core/math/dtype.h"
+#include "core/methods/schema.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+
+// A tensor to be written, as the planner describes it.
+struct OutputTensor {
+  int index = 0;  // position among the plan's tensors, which are sorted by name
+  std::string name;
+  std::vector<int64_t> shape;
+  DType dtype = DType::kF32;  // of the output
+  bool f64 = false;           // working dtype: float64 if any source is F64, else float32
+  int models = 0;             // K
+  bool has_base = false;
+
+  int64_t elements() const;
+  bool is_matrix() const { return shape.size() == 2; }
+  int64_t columns() const;  // elements of a row: of the last axes of a matrix, else all
+};
+
+// The smallest piece of a tensor that one call may be given.
+enum class Access { kElement, kRow, kWhole };
+
+// The sources for a range of elements, as rows of the working dtype (float or double, see `f64`).
+// Aligned for any SIMD load. Element accesses start at a multiple of 16 elements from the start of
+// the tensor; row accesses hold whole rows.
+struct Region {
+  bool f64 = false;
+  int64_t offset = 0;    // first element, row-major
+  int64_t elements = 0;
+  int64_t columns = 0;   // row length for row and whole access
+  const void* base = nullptr;         // null without a base
+  absl::Span<void* const> rows;       // K rows: weights, or task vectors where the method asks
+  // 0 where an element has a non-finite source, 1 elsewhere; null when all are finite. Such elements
+  // add nothing to any reduction: in Accumulate their rows are set to 0, in Emit they carry what the
+  // sources hold.
+  const uint8_t* counts = nullptr;
+
+  template <class T>
+  const T* base_as() const { return static_cast<const T*>(base); }
+  template <class T>
+  T* row_as(size_t k) const { return static_cast<T*>(rows[k]); }
+};
+
+// A pass over the inputs before the one that writes.
+struct Round {
+  enum class Fold {
+    kOrdered,  // float64 sums: kept per leaf (2^20 elements), folded in (tensor, leaf) order
+    kExact,    // integer counts: folded in any order
+  };
+  std::string name;
+  Fold fold = Fold::kOrdered;
+  int64_t width = 0;  // numbers per partial
+};
+
+// The partial of one leaf while it is computed.
+struct Accumulator {
+  // kOrdered: width x 16 lanes. `offset` of the regions counts from the leaf's start modulo 16.
+  absl::Span<double> lanes;
+  // kExact: width counters, shared by many leaves.
+  absl::Span<uint64_t> counters;
+};
+
+// Folded partials of a round: per tensor for kOrdered (empty vectors for tensors that took no
+// part), one vector of counters for kExact.
+struct Folded {
+  std::vector<std::vector<double>> tensors;
+  std::vector<uint64_t> counters;
+};
+
+// What solving the rounds gave; small. Programs read it, each method knows its own layout.
+struct Solved {
+  struct Values {
+    std::vector<double> model;                 // for the whole model
+    std::vector<std::vector<double>> tensors;  // per tensor, by OutputTensor::index; may be empty
+  };
+  std::vector<Values> rounds;
+};
+
+// One tensor that a program writes. Sinks have as many elements as the tensor.
+struct SinkSpec {
+  std::string artifact;  // "" is the merged model; others become folders of the output
+  DType dtype = DType::kF32;
+};
+
+class TensorProgram {
+ public:
+  virtual ~TensorProgram() = default;
+
+  virtual Access access() const { return Access::kElement; }
+  // `round` counts from 0 in every method.
+  virtual bool takes_part(int round) const { (void)round; return false; }
+  // Adds a region to the partial of `round`. Rounds before it are solved.
+  virtual void Accumulate(int round, const Region& region, const Solved& solved,
+                          Accumulator& partial) const;
+  // Writes one value of the working dtype per element to each sink that is not null, in the order
+  // of sinks().
+  virtual absl::Status Emit(const Region& region, const Solved& solved,
+                            absl::Span<void* const> sinks) const = 0;
+  virtual std::vector<SinkSpec> sinks(const OutputTensor& tensor) const {
+    return {{"", tensor.dtype}};
+  }
+  // Bytes that Emit needs beside its region and sinks.
+  virtual int64_t working_bytes(int64_t elements) const { (void)elements; return 0; }
+  // For the plan: what happens to this tensor, in a few words.
+  virtual std::string description() const = 0;
+};
+
+// What a method found out, for the report.
+struct MethodReport {
+  nlohmann::ordered_json values = nlohmann::ordered_json::object();
+  std::vector<std::string> warnings;
+};
+
+class Method {
+ public:
+  virtual ~Method() = default;
+
+  // Rows hold task vectors (model - base, times the model's weight) instead of weights.
+  virtual bool wants_task_vectors() const = 0;
+  // The formula reads the base beside the rows (task-vector methods: to add it).
+  virtual bool needs_base_values() const { return wants_task_vectors(); }
+  // Uses core/math/linalg.h, whose numerics class then belongs to the plan.
+  virtual bool uses_dense_algebra() const { return false; }
+  // Called once with all tensors that the method will compile, before the first Compile.
+  virtual absl::Status Prepare(absl::Span<const OutputTensor> tensors) {
+    (void)tensors;
+    return absl::OkStatus();
+  }
+  virtual std::vector<Round> rounds() const { return {}; }
+  virtual absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const = 0;
+  // Turns the folded partials of `round` (from 0 in every method) into
+  // solved->rounds[first_round() + round], which exists and is empty.
+  virtual absl::Status Solve(int round, const Folded& folded, Solved* solved) const;
+  // A transform's map: replaces the task vectors in the region's rows.
+  virtual void Map(const OutputTensor& tensor, const Region& region, const Solved& solved) const;
+  virtual void Report(const Solved& solved, MethodReport* report) const;
+
+  // Where this method's rounds begin in Solved::rounds; above 0 in a chain.
+  int first_round() const { return first_round_; }
+  void set_first_round(int round) { first_round_ = round; }
+
+ private:
+  int first_round_ = 0;
+};
+
+// A method from its validated recipe entry.
+struct MethodSpec {
+  std::string name;
+  ParameterMap parameters;
+  std::vector<ParameterMap> model_parameters;  // per model, for per-model parameters
+  std::vector<std::string> model_names;
+  std::vector<double> weights;  // per model
+};
+
+// `transforms` run before the method, in order. The specs have been validated against the schemas.
+absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec,
+                                                   absl::Span<const MethodSpec> transforms);
+
+// Parameters of a validated map.
+double NumberOf(const ParameterMap& parameters, const std::string& name);
+int64_t IntegerOf(const ParameterMap& parameters, const std::string& name);
+bool BoolOf(const ParameterMap& parameters, const std::string& name);
+std::string TextOf(const ParameterMap& parameters, const std::string& name);
+// Whether `name` contains one of the texts of the parameter `exclude`.
+bool IsExcluded(const ParameterMap& parameters, absl::string_view name);
+
+}  // namespace orthomerge

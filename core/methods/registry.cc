@@ -1,0 +1,49 @@
+// Which method is made by whom.
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status.h"
+#include "core/methods/make.h"
+#include "core/methods/method.h"
+
+namespace orthomerge {
+namespace {
+
+struct MakerRow {
+  const char* name;
+  std::unique_ptr<Method> (*make)(const MethodSpec& spec);
+};
+
+constexpr std::array kMakers = {
+    MakerRow{"average", MakeAverage},
+    MakerRow{"awd", MakeAwd},
+    MakerRow{"iso_c", MakeIsoC},
+    MakerRow{"mergekit.linear", MakeMergekitLinear},
+    MakerRow{"mergekit.passthrough", MakeMergekitPassthrough},
+    MakerRow{"mergekit.task_arithmetic", MakeMergekitTaskArithmetic},
+    MakerRow{"task_arithmetic", MakeTaskArithmetic},
+    MakerRow{"ties", MakeTies},
+};
+
+absl::StatusOr<std::unique_ptr<Method>> Make(const MethodSpec& spec) {
+  for (const MakerRow& row : kMakers) {
+    if (spec.name == row.name) return row.make(spec);
+  }
+  return MakeError(Reason::kUnknownMethod, absl::StrCat("unknown method '", spec.name, "'"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec,
+                                                   absl::Span<const MethodSpec> transforms) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Method> method, Make(spec));
+  if (transforms.empty()) return method;
+  std::vector<std::unique_ptr<Method>> chain;
+  for (const MethodSpec& transform : transforms) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Method> next, Make(transform));
+    chain.push_back(std::move(next));
+  }
+  return MakeChain(std::move(chain), std::move(method));
+}
+
+}  // namespace orthomerge

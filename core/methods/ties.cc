@@ -1,0 +1,271 @@
+// TIES (arXiv 2306.01708): trim each task vector to its largest entries over the whole model, elect
+// a sign per element, merge the entries that have it; theta = theta_0 + lambda * that.
+//
+// Trim: of d entries the k-th smallest magnitude is the threshold, k = d - int(d * density), and
+// every entry at least as large stays. It is found exactly by counting: magnitudes order like
+// their bit patterns, so each round counts 16 further bits. Elect: the sign of the sum of the
+// trimmed entries; where that is 0, the sign of the majority over all elements.
+#include <bit>
+#include <cmath>
+
+#include "core/methods/elements.h"
+#include "core/methods/make.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr int kDigitBits = 16;
+constexpr int64_t kDigits = int64_t{1} << kDigitBits;
+
+uint64_t Key(float magnitude, int bits) {
+  return bits == 32 ? std::bit_cast<uint32_t>(magnitude)
+                    : std::bit_cast<uint64_t>(static_cast<double>(magnitude));
+}
+uint64_t Key(double magnitude, int) { return std::bit_cast<uint64_t>(magnitude); }
+
+enum class Merge { kMean, kSum, kMax };
+
+// What the program and the method share. Solved values per model and round: upper and lower 32
+// bits of the key found so far (its trailing digits 0), remaining rank; after the last counting
+// round: the threshold itself.
+struct Trim {
+  int first_round = 0;
+  int key_bits = 32;  // 64 if any tensor is float64
+  bool keep_all = false;
+
+  int counting_rounds() const { return keep_all ? 0 : key_bits / kDigitBits; }
+  int sign_round() const { return counting_rounds(); }
+  int shift(int round) const { return key_bits - kDigitBits * (round + 1); }
+
+  uint64_t Prefix(const Solved& solved, int round, size_t model) const {
+    if (round == 0) return 0;
+    const std::vector<double>& values = solved.rounds[first_round + round - 1].model;
+    return (static_cast<uint64_t>(values[3 * model]) << 32) |
+           static_cast<uint64_t>(values[3 * model + 1]);
+  }
+  double Rank(const Solved& solved, int round, size_t model) const {
+    return solved.rounds[first_round + round - 1].model[3 * model + 2];
+  }
+  double Threshold(const Solved& solved, size_t model) const {
+    if (keep_all) return 0;
+    const uint64_t key = Prefix(solved, counting_rounds(), model);
+    return key_bits == 32 ? std::bit_cast<float>(static_cast<uint32_t>(key))
+                          : std::bit_cast<double>(key);
+  }
+};
+
+class TiesProgram : public TensorProgram {
+ public:
+  TiesProgram(const Trim& trim, Merge merge, double lambda)
+      : trim_(trim), merge_(merge), lambda_(lambda) {}
+
+  bool takes_part(int) const override { return true; }
+
+  void Accumulate(int round, const Region& region, const Solved& solved,
+                  Accumulator& partial) const override {
+    if (region.f64) {
+      AccumulateAs<double>(round, region, solved, partial);
+    } else {
+      AccumulateAs<float>(round, region, solved, partial);
+    }
+  }
+
+  absl::Status Emit(const Region& region, const Solved& solved,
+                    absl::Span<void* const> sinks) const override {
+    if (region.f64) {
+      EmitAs<double>(region, solved, static_cast<double*>(sinks[0]));
+    } else {
+      EmitAs<float>(region, solved, static_cast<float*>(sinks[0]));
+    }
+    return absl::OkStatus();
+  }
+
+  std::string description() const override { return "trimmed, sign elected, merged"; }
+
+ private:
+  template <class T>
+  void AccumulateAs(int round, const Region& region, const Solved& solved,
+                    Accumulator& partial) const {
+    if (round == trim_.sign_round()) return CountSigns<T>(region, solved, partial);
+    const int shift = trim_.shift(round);
+    for (size_t k = 0; k < region.rows.size(); ++k) {
+      const T* row = region.row_as<T>(k);
+      const uint64_t prefix = trim_.Prefix(solved, round, k);
+      uint64_t* counters = &partial.counters[k * kDigits];
+      for (int64_t i = 0; i < region.elements; ++i) {
+        if (region.counts != nullptr && region.counts[i] == 0) continue;
+        const uint64_t key = Key(std::abs(row[i]), trim_.key_bits);
+        // The digits above this round's must be those found before.
+        if (round > 0 && ((key ^ prefix) >> (shift + kDigitBits)) != 0) continue;
+        ++counters[(key >> shift) & (kDigits - 1)];
+      }
+    }
+  }
+
+  template <class T>
+  void CountSigns(const Region& region, const Solved& solved, Accumulator& partial) const {
+    const std::vector<double> thresholds = Thresholds(region, solved);
+    for (int64_t i = 0; i < region.elements; ++i) {
+      const T sum = TrimmedSum<T>(region, thresholds, i);
+      partial.counters[0] += sum > 0;
+      partial.counters[1] += sum < 0;
+    }
+  }
+
+  std::vector<double> Thresholds(const Region& region, const Solved& solved) const {
+    std::vector<double> thresholds;
+    for (size_t k = 0; k < region.rows.size(); ++k) {
+      thresholds.push_back(trim_.Threshold(solved, k));
+    }
+    return thresholds;
+  }
+
+  template <class T>
+  static T Trimmed(const Region& region, const std::vector<double>& thresholds, size_t k,
+                   int64_t i) {
+    const T x = region.row_as<T>(k)[i];
+    return std::abs(x) < static_cast<T>(thresholds[k]) ? T{0} : x;
+  }
+
+  template <class T>
+  static T TrimmedSum(const Region& region, const std::vector<double>& thresholds, int64_t i) {
+    T sum = 0;
+    for (size_t k = 0; k < region.rows.size(); ++k) {
+      sum = sum + Trimmed<T>(region, thresholds, k, i);
+    }
+    return sum;
+  }
+
+  template <class T>
+  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+    const std::vector<double> thresholds = Thresholds(region, solved);
+    const std::vector<double>& signs = solved.rounds[trim_.first_round + trim_.sign_round()].model;
+    const T majority = static_cast<T>(signs[0]);
+    const T* base = region.base_as<T>();
+    const auto lambda = static_cast<T>(lambda_);
+    for (int64_t i = 0; i < region.elements; ++i) {
+      if (region.counts != nullptr && region.counts[i] == 0) {
+        // Carried: whatever is not finite stays visible.
+        T sum = base[i];
+        for (size_t k = 0; k < region.rows.size(); ++k) sum += region.row_as<T>(k)[i];
+        out[i] = sum;
+        continue;
+      }
+      const T vote = TrimmedSum<T>(region, thresholds, i);
+      const T gamma = vote != 0 ? vote : majority;
+      T sum = 0, largest = 0;
+      int count = 0;
+      for (size_t k = 0; k < region.rows.size(); ++k) {
+        const T x = Trimmed<T>(region, thresholds, k, i);
+        if (gamma > 0 ? !(x > 0) : !(x < 0)) continue;
+        sum = sum + x;
+        largest = std::abs(x) > std::abs(largest) ? x : largest;
+        ++count;
+      }
+      T merged = sum;
+      if (merge_ == Merge::kMean && count > 0) merged = sum / static_cast<T>(count);
+      if (merge_ == Merge::kMax) merged = largest;
+      out[i] = base[i] + lambda * merged;
+    }
+  }
+
+  const Trim trim_;
+  const Merge merge_;
+  const double lambda_;
+};
+
+class Ties : public Method {
+ public:
+  explicit Ties(const MethodSpec& spec)
+      : parameters_(spec.parameters),
+        models_(spec.weights.size()),
+        density_(NumberOf(spec.parameters, "density")),
+        lambda_(NumberOf(spec.parameters, "lambda")) {
+    if (density_ > 1) density_ /= 100;
+    trim_.keep_all = density_ >= 1;
+    const std::string merge = TextOf(parameters_, "merge");
+    merge_ = merge == "sum" ? Merge::kSum : merge == "max" ? Merge::kMax : Merge::kMean;
+  }
+
+  bool wants_task_vectors() const override { return true; }
+
+  absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
+    for (const OutputTensor& tensor : tensors) {
+      if (tensor.f64) trim_.key_bits = 64;
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<Round> rounds() const override {
+    std::vector<Round> rounds;
+    for (int r = 0; r < trim_.counting_rounds(); ++r) {
+      rounds.push_back({"magnitudes", Round::Fold::kExact,
+                        static_cast<int64_t>(models_) * kDigits});
+    }
+    rounds.push_back({"signs", Round::Fold::kExact, 2});
+    return rounds;
+  }
+
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    if (IsExcluded(parameters_, tensor.name)) return MakeKeep();
+    Trim trim = trim_;
+    trim.first_round = first_round();
+    return std::make_unique<TiesProgram>(trim, merge_, lambda_);
+  }
+
+  absl::Status Solve(int round, const Folded& folded, Solved* solved) const override {
+    Trim trim = trim_;
+    trim.first_round = first_round();
+    std::vector<double>& values = solved->rounds[first_round() + round].model;
+    if (round == trim.sign_round()) {
+      const uint64_t positive = folded.counters[0], negative = folded.counters[1];
+      values = {positive > negative ? 1.0 : (positive < negative ? -1.0 : 0.0)};
+      return absl::OkStatus();
+    }
+    for (size_t k = 0; k < models_; ++k) {
+      const uint64_t* counters = &folded.counters[k * kDigits];
+      double rank = round == 0 ? FirstRank(counters) : trim.Rank(*solved, round, k);
+      int64_t digit = 0;
+      while (digit + 1 < kDigits && rank > static_cast<double>(counters[digit])) {
+        rank -= static_cast<double>(counters[digit]);
+        ++digit;
+      }
+      const uint64_t key = trim.Prefix(*solved, round, k) |
+                           (static_cast<uint64_t>(digit) << trim.shift(round));
+      values.push_back(static_cast<double>(key >> 32));
+      values.push_back(static_cast<double>(key & 0xffffffffu));
+      values.push_back(rank);
+    }
+    return absl::OkStatus();
+  }
+
+  void Report(const Solved& solved, MethodReport* report) const override {
+    Trim trim = trim_;
+    trim.first_round = first_round();
+    auto thresholds = nlohmann::ordered_json::array();
+    for (size_t k = 0; k < models_; ++k) thresholds.push_back(trim.Threshold(solved, k));
+    report->values["thresholds"] = std::move(thresholds);
+  }
+
+ private:
+  // k = d - int(d * density), counting from 1, over the d elements that count.
+  double FirstRank(const uint64_t* counters) const {
+    uint64_t d = 0;
+    for (int64_t i = 0; i < kDigits; ++i) d += counters[i];
+    return static_cast<double>(d) - std::floor(static_cast<double>(d) * density_);
+  }
+
+  const ParameterMap parameters_;
+  const size_t models_;
+  double density_;
+  const double lambda_;
+  Merge merge_ = Merge::kMean;
+  Trim trim_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> MakeTies(const MethodSpec& spec) { return std::make_unique<Ties>(spec); }
+
+}  // namespace orthomerge
