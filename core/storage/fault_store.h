@@ -11,8 +11,17 @@
 namespace orthomerge {
 
 enum class Operation {
-  kStat, kRead, kPut, kStartUpload, kPutPart, kSyncUpload, kCompleteUpload, kAbortUpload,
-  kListUploads, kList, kDelete,
+  kStat,
+  kRead,
+  kPut,
+  kStartUpload,
+  kPutPart,
+  kSyncUpload,
+  kCompleteUpload,
+  kAbortUpload,
+  kListUploads,
+  kList,
+  kDelete,
 };
 
 struct Fault {

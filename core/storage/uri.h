@@ -13,16 +13,16 @@ struct Uri {
   enum class Scheme { kFile, kS3 };
   Scheme scheme = Scheme::kFile;
   std::string bucket;  // S3 only
-  std::string key;     // kFile: an absolute, lexically normal path; kS3: the key without leading '/'
+  std::string key;  // kFile: an absolute, lexically normal path; kS3: the key without leading '/'
 
   // Accepts a path, file:///path and s3://bucket/key. A relative path is resolved against the
   // absolute path `directory`; where that is empty it is refused. Refused too: other schemes, user
   // info, port, query, fragment, empty or dot segments in a key, control characters.
   static absl::StatusOr<Uri> Parse(absl::string_view text, absl::string_view directory);
 
-  std::string ToString() const;           // a plain path for files, s3://bucket/key
-  std::string Name() const;               // the last segment
-  Uri Parent() const;                     // without the last segment
+  std::string ToString() const;               // a plain path for files, s3://bucket/key
+  std::string Name() const;                   // the last segment
+  Uri Parent() const;                         // without the last segment
   Uri Child(absl::string_view name) const;    // one segment or several joined by '/'
   Uri Sibling(absl::string_view name) const;  // Parent().Child(name)
 
