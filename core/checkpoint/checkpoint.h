@@ -27,11 +27,12 @@ class Checkpoint {
   // .safetensors file), one .safetensors file, or an index file. Headers of shards are read in
   // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics` as
   // warnings. Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
-  // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles, adapters).
+  // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles,
+  // adapters).
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
                                          const CallOptions& options, Diagnostics* diagnostics);
 
-  const Uri& uri() const { return uri_; }     // as given
+  const Uri& uri() const { return uri_; }        // as given
   const Uri& folder() const { return folder_; }  // where config.json and its like are looked for
   const std::vector<InputFile>& files() const { return files_; }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name

@@ -1,0 +1,28 @@
+// Reads the headers of safetensors files, of several at once.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/storage/object_store.h"
+
+namespace orthomerge {
+
+struct FileHeader {
+  InputFile file;
+  std::vector<TensorInfo> tensors;  // sorted by name; TensorInfo::file is not set
+};
+
+// One Stat, then one read of the file's first bytes and one more where the header is longer than
+// that. The version that Stat saw is pinned. Errors name the file.
+absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
+                                      const CallOptions& options);
+
+// The headers of `uris`, in their order. Reading goes on after a faulty file, so that the error is
+// that of the first faulty one on every run; an error of the storage itself ends it.
+absl::StatusOr<std::vector<FileHeader>> ReadHeaders(ObjectStore& store,
+                                                    const std::vector<Uri>& uris,
+                                                    const CallOptions& options);
+
+}  // namespace orthomerge
