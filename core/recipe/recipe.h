@@ -18,8 +18,8 @@ namespace orthomerge {
 
 struct RecipeModel {
   Uri uri;
-  std::string name;     // unique within the recipe
-  double weight = 1.0;  // multiplies the task vector (native); mergekit: its weight
+  std::string name;         // unique within the recipe
+  double weight = 1.0;      // multiplies the task vector (native); mergekit: its weight
   ParameterMap parameters;  // per-model parameters, complete
   SourceLocation location;
 };
@@ -30,8 +30,8 @@ struct RecipeTransform {
 };
 
 struct RecipeOutput {
-  std::optional<Uri> uri;       // required by `run`
-  std::optional<DType> dtype;   // absent: each base tensor's own (without a base: promoted)
+  std::optional<Uri> uri;      // required by `run`
+  std::optional<DType> dtype;  // absent: each base tensor's own (without a base: promoted)
   uint64_t max_shard_size = 5'000'000'000;
 };
 

@@ -1,0 +1,79 @@
+// Typed reading of a recipe's values, the same for both dialects. Each function reports its faults,
+// with the field's path and place, and returns null after one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "core/recipe/recipe.h"
+#include "core/recipe/yaml.h"
+
+namespace orthomerge {
+
+class Reader {
+ public:
+  Reader(const RecipeFile& file, const RecipeOverrides& overrides, Diagnostics* diagnostics)
+      : file_(file), overrides_(overrides), diagnostics_(*diagnostics) {}
+
+  const RecipeFile& file() const { return file_; }
+  Diagnostics& diagnostics() { return diagnostics_; }
+
+  // "found a list, wanted WANTED".
+  void WrongType(const YamlValue& value, const std::string& field, absl::string_view wanted);
+  bool CheckMapping(const YamlValue& value, const std::string& field, absl::string_view wanted);
+  bool CheckList(const YamlValue& value, const std::string& field, absl::string_view wanted);
+
+  // Reports the keys of a mapping that are not in `known`. `hint`, if set, may return words such as
+  // "; it belongs under 'output'" for a key, in place of a suggestion.
+  void CheckKeys(const YamlValue& mapping, const std::string& field,
+                 const std::vector<std::string>& known,
+                 const std::function<std::string(const std::string& key)>& hint = nullptr);
+  void UnknownKey(const YamlEntry& entry, const std::string& field,
+                  const std::vector<std::string>& known, absl::string_view hint = "");
+
+  std::optional<std::string> ReadText(const YamlValue& value, const std::string& field,
+                                      absl::string_view wanted);
+  std::optional<double> ReadNumber(const YamlValue& value, const std::string& field);
+  std::optional<Uri> ReadUri(const YamlValue& value, const std::string& field,
+                             const std::string& directory);
+  // One of `allowed`; short forms such as "bf16" only if `short_forms`.
+  std::optional<DType> ReadDType(const YamlValue& value, const std::string& field,
+                                 const std::vector<std::string>& allowed, bool short_forms);
+
+  // The `output` key (may be null) and what the command line says about it.
+  RecipeOutput ReadOutput(const YamlEntry* entry, const std::string& directory);
+  // The `seed` key (may be null), unless the command line sets it.
+  uint64_t ReadSeed(const YamlEntry* entry);
+
+  // Reports too few or too many models. `method` may be null: every method needs a model.
+  void CheckModelCount(size_t count, const MethodSchema* method, const SourceLocation& location,
+                       absl::string_view hint = "");
+
+ private:
+  const RecipeFile& file_;
+  const RecipeOverrides& overrides_;
+  Diagnostics& diagnostics_;
+};
+
+// "models" + "uri" is "models.uri"; an empty parent adds nothing.
+std::string Join(absl::string_view parent, absl::string_view key);
+std::string Index(absl::string_view parent, size_t index);
+
+// "a list", "the text 'x'", "the number 3".
+std::string Describe(const YamlValue& value);
+
+// "'a', 'b' and 'c'".
+std::string Enumerate(const std::vector<std::string>& words);
+
+// Names the models that have none, after the last part of their URI, and keeps names apart with -2,
+// -3. Names given by the user (not empty) stay.
+void NameModels(std::vector<RecipeModel>* models);
+
+// Warns where a model repeats another one or the base.
+void WarnAboutRepeats(const Recipe& recipe, Diagnostics* diagnostics);
+
+}  // namespace orthomerge
