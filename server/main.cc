@@ -1,0 +1,47 @@
+// orthomerged: see server/README.md.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "server/commands.h"
+#include "server/signals.h"
+
+namespace {
+
+int TerminalColumns() {
+  winsize size = {};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+bool CanRedraw() {
+  const char* term = std::getenv("TERM");
+  return isatty(STDERR_FILENO) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::error_code error;
+  const std::string working_directory = std::filesystem::current_path(error).string();
+  // The client starts this program under its own name, which users then find in every message.
+  const std::string called = argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "";
+  orthomerge::CommandContext context = {
+      .program = called == "orthomerge" ? called : "orthomerged",
+      .in = std::cin,
+      .out = std::cout,
+      .err = std::cerr,
+      .working_directory = working_directory,
+      .redraw_progress = CanRedraw(),
+      .columns = TerminalColumns,
+      .watch_signals = orthomerge::WatchSignals,
+      .received_signal = orthomerge::ReceivedSignal,
+  };
+  return orthomerge::RunCommandLine(context,
+                                    std::vector<std::string>(argv + (argc > 0), argv + argc));
+}

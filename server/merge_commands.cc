@@ -1,0 +1,139 @@
+// `run` and `plan`: the same way from a recipe to a plan, then the work or its description.
+#include <algorithm>
+#include <memory>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "core/engine/engine.h"
+#include "core/engine/plan.h"
+#include "core/storage/storage.h"
+#include "server/commands.h"
+#include "server/progress.h"
+#include "server/recipe_source.h"
+#include "server/report_text.h"
+#include "server/result_json.h"
+
+namespace orthomerge {
+namespace {
+
+struct PlannedMerge {
+  Recipe recipe;
+  std::unique_ptr<Plan> plan;
+};
+
+absl::StatusOr<PlannedMerge> PlanMerge(const MergeOptions& options, bool needs_output,
+                                       Storage& storage, const CallOptions& call,
+                                       const RecipeFile& file, Diagnostics* diagnostics) {
+  PlannedMerge merge;
+  ASSIGN_OR_RETURN(merge.recipe, ParseRecipe(file, options.overrides, diagnostics));
+  if (needs_output && !merge.recipe.output.uri.has_value()) {
+    diagnostics->Error(Reason::kMissingKey,
+                       "nothing says where the checkpoint goes; give --out URI or add "
+                       "`output: {uri: ...}` to the recipe",
+                       "output.uri", {.file = file.name});
+    return diagnostics->ToStatus();
+  }
+  ASSIGN_OR_RETURN(merge.plan, MakePlan(storage, merge.recipe, options.engine, call, diagnostics));
+  return merge;
+}
+
+// Warnings of the run that are not among those of the plan, printed and added to them.
+void AddNewWarnings(std::ostream& err, const std::vector<Diagnostic>& more,
+                    std::vector<Diagnostic>* all) {
+  for (const Diagnostic& diagnostic : more) {
+    const std::string text = diagnostic.ToString();
+    const bool known = std::any_of(all->begin(), all->end(), [&](const Diagnostic& other) {
+      return other.ToString() == text;
+    });
+    if (known) continue;
+    PrintWarnings(err, {&diagnostic, 1});
+    all->push_back(diagnostic);
+  }
+}
+
+// What a stopped run says in place of the engine's bare "cancelled".
+absl::Status Interrupted(const CommandContext& context, const absl::Status& status,
+                         const std::string& output) {
+  if (ReasonOf(status) != Reason::kCancelled) return status;
+  const std::string advice =
+      output.empty() ? "; nothing was written"
+                     : absl::StrCat("; what was done is kept: the same command resumes, and '",
+                                    context.program, " clean ", output, "' gives it up");
+  return MakeError(Reason::kCancelled, absl::StrCat("interrupted", advice));
+}
+
+}  // namespace
+
+int RunCommand(CommandContext& context, const RunOptions& options) {
+  const absl::StatusOr<RecipeFile> file = ReadRecipe(context, options.recipe);
+  if (!file.ok()) return ReportFailure(context, options.format, file.status(), {});
+
+  CallOptions call;
+  if (context.watch_signals) call.cancellation = context.watch_signals();
+  Storage storage;
+  Diagnostics diagnostics;
+  const absl::StatusOr<PlannedMerge> merge =
+      PlanMerge(options, /*needs_output=*/true, storage, call, *file, &diagnostics);
+  PrintWarnings(context.err, diagnostics.items());
+  if (!merge.ok()) {
+    return ReportFailure(context, options.format, Interrupted(context, merge.status(), ""),
+                         diagnostics.items());
+  }
+
+  ProgressRenderer renderer(context.redraw_progress);
+  const auto columns = [&] { return context.columns ? context.columns() : 0; };
+  std::function<void(const Progress&)> progress;
+  if (!options.quiet) {
+    progress = [&](const Progress& now) {
+      context.err << renderer.Update(now, absl::Now(), columns()) << std::flush;
+    };
+  }
+  const absl::StatusOr<RunResult> result =
+      RunPlan(storage, *merge->plan, options.engine, call, progress);
+  context.err << renderer.Finish(columns()) << std::flush;
+  if (!result.ok()) {
+    return ReportFailure(
+        context, options.format,
+        Interrupted(context, result.status(), merge->recipe.output.uri->ToString()),
+        diagnostics.items());
+  }
+
+  std::vector<Diagnostic> all = diagnostics.items();
+  AddNewWarnings(context.err, result->diagnostics, &all);
+  if (options.format == OutputFormat::kJson) {
+    context.out << OneLine(RunResultJson(*result, all)) << '\n';
+  } else if (!options.quiet) {
+    context.out << RunReportText(*result, all);
+  }
+  return 0;
+}
+
+int PlanCommand(CommandContext& context, const PlanOptions& options) {
+  const absl::StatusOr<RecipeFile> file = ReadRecipe(context, options.recipe);
+  if (!file.ok()) return ReportFailure(context, options.format, file.status(), {});
+  Storage storage;
+  Diagnostics diagnostics;
+  const absl::StatusOr<PlannedMerge> merge =
+      PlanMerge(options, /*needs_output=*/false, storage, {}, *file, &diagnostics);
+  PrintWarnings(context.err, diagnostics.items());
+  if (!merge.ok()) {
+    return ReportFailure(context, options.format, merge.status(), diagnostics.items());
+  }
+  const bool json = options.format == OutputFormat::kJson;
+  std::string text = DescribePlan(*merge->plan, json);
+  if (json) {
+    // One line and the warnings in it, as with every other command.
+    Json plan = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (plan.is_object()) {
+      plan["ok"] = true;
+      if (!plan.contains("diagnostics")) plan["diagnostics"] = DiagnosticsJson(diagnostics.items());
+      text = OneLine(plan);
+    }
+  }
+  if (text.empty() || text.back() != '\n') text += '\n';
+  context.out << text;
+  return 0;
+}
+
+}  // namespace orthomerge
