@@ -66,7 +66,9 @@ class ObjectStore {
   virtual absl::Status SyncUpload(const Uri& uri, const std::string& upload_id,
                                   const CallOptions& options) = 0;
   // Publishes the object made of parts 1..tags.size(), atomically. With kIfAbsent an existing
-  // object stays: kOutputExists. kInputNotFound: the upload is gone (perhaps completed before).
+  // object stays: kOutputExists. kInputNotFound: the upload is gone (perhaps completed before; some
+  // servers answer a second call with success). After any error but these the upload may have been
+  // completed: the object tells.
   virtual absl::Status CompleteUpload(const Uri& uri, const std::string& upload_id,
                                       absl::Span<const std::string> tags, Condition condition,
                                       const CallOptions& options) = 0;
