@@ -28,6 +28,7 @@ Json VersionJson() {
   json["build_type"] = ORTHOMERGE_BUILD_TYPE;
   json["sanitizers"] = ORTHOMERGE_SANITIZE;
   json["devices"] = {"cpu"};
+  json["libtorch"] = ORTHOMERGE_WITH_TORCH != 0;  // the module for dense linear algebra
   json["libraries"] = {
       {"abseil", absl::StrCat(ABSL_LTS_RELEASE_VERSION)},
       {"CLI11", CLI11_VERSION},
@@ -54,6 +55,7 @@ int VersionCommand(CommandContext& context, const VersionOptions& options) {
     if (!value.empty()) table.AddRow({key, value});
   }
   table.AddRow({"devices", "cpu"});
+  table.AddRow({"libtorch", json["libtorch"].get<bool>() ? "yes" : "no"});
   for (const auto& library : json["libraries"].items()) {
     table.AddRow({library.key(), library.value().get<std::string>()});
   }
