@@ -89,8 +89,7 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
       context.err << renderer.Update(now, absl::Now(), columns()) << std::flush;
     };
   }
-  const absl::StatusOr<RunResult> result =
-      RunPlan(storage, *merge->plan, options.engine, call, progress);
+  const absl::StatusOr<RunResult> result = RunPlan(storage, *merge->plan, call, progress);
   context.err << renderer.Finish(columns()) << std::flush;
   if (!result.ok()) {
     return ReportFailure(

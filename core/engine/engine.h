@@ -66,7 +66,7 @@ struct RunResult {
 
 // Carries the plan out: resumes what an earlier run of the same plan left, publishes a complete
 // checkpoint or nothing. `progress`, if set, is called a few times a second from one thread.
-absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const EngineOptions& options,
+absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan,
                                   const CallOptions& call,
                                   const std::function<void(const Progress&)>& progress);
 

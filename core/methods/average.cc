@@ -25,7 +25,7 @@ class Average : public Method {
 
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
-    if (IsExcluded(parameters_, tensor.name)) return MakeKeep();
+    if (IsExcluded(parameters_, tensor.name)) return nullptr;
     return MakeWeightedSum(c_, /*add_base=*/false, "averaged");
   }
 

@@ -88,6 +88,7 @@ class Chain : public Method {
       ASSIGN_OR_RETURN(std::unique_ptr<TensorProgram> program, method->Compile(tensor));
       programs.push_back(std::move(program));
     }
+    if (programs.back() == nullptr) return nullptr;
     return std::make_unique<ChainProgram>(tensor, &methods_, std::move(programs));
   }
 

@@ -30,9 +30,8 @@ class KeepProgram : public TensorProgram {
  public:
   absl::Status Emit(const Region& region, const Solved&,
                     absl::Span<void* const> sinks) const override {
-    const void* source = region.base != nullptr ? region.base : region.rows[0];
     const size_t width = region.f64 ? sizeof(double) : sizeof(float);
-    std::memcpy(sinks[0], source, static_cast<size_t>(region.elements) * width);
+    std::memcpy(sinks[0], region.rows[0], static_cast<size_t>(region.elements) * width);
     return absl::OkStatus();
   }
   std::string description() const override { return "kept"; }

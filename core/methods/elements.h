@@ -16,7 +16,7 @@ void WeightedSum(const Region& region, const std::vector<double>& c, bool add_ba
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,
                                                std::string description);
 
-// Emits the base (has_base) or the first model.
+// Emits the one row, for tensors that are kept but change their dtype.
 std::unique_ptr<TensorProgram> MakeKeep();
 
 }  // namespace orthomerge

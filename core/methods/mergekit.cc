@@ -61,7 +61,7 @@ class TaskArithmetic : public Method {
   std::vector<double> c_;
 };
 
-// The one model, scaled if `scale` is given. Without it the planner copies the bytes.
+// The one model, scaled if `scale` is given.
 class Passthrough : public Method {
  public:
   explicit Passthrough(const MethodSpec& spec) {
@@ -72,7 +72,7 @@ class Passthrough : public Method {
   bool wants_task_vectors() const override { return false; }
 
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(const OutputTensor&) const override {
-    if (scale_ == 1.0) return MakeKeep();
+    if (scale_ == 1.0) return nullptr;
     return MakeWeightedSum({scale_}, /*add_base=*/false, "scaled");
   }
 

@@ -36,8 +36,8 @@ struct OutputTensor {
 enum class Access { kElement, kRow, kWhole };
 
 // The sources for a range of elements, as rows of the working dtype (float or double, see `f64`).
-// Aligned for any SIMD load. Element accesses start at a multiple of 16 elements from the start of
-// the tensor; row accesses hold whole rows.
+// Aligned for any SIMD load. For Accumulate, regions start at a multiple of 16 elements from the
+// leaf's start, whatever the access; for Emit, row accesses hold whole rows.
 struct Region {
   bool f64 = false;
   int64_t offset = 0;    // first element, row-major
@@ -142,6 +142,7 @@ class Method {
     return absl::OkStatus();
   }
   virtual std::vector<Round> rounds() const { return {}; }
+  // Null: the tensor keeps the base's values (without a base: the first model's).
   virtual absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const = 0;
   // Turns the folded partials of `round` (from 0 in every method) into

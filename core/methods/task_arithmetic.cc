@@ -28,7 +28,7 @@ class TaskArithmetic : public Method {
 
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
-    if (IsExcluded(parameters_, tensor.name)) return MakeKeep();
+    if (IsExcluded(parameters_, tensor.name)) return nullptr;
     return MakeWeightedSum(c_, /*add_base=*/true, "base plus task vectors");
   }
 

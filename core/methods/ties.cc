@@ -208,7 +208,7 @@ class Ties : public Method {
 
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
-    if (IsExcluded(parameters_, tensor.name)) return MakeKeep();
+    if (IsExcluded(parameters_, tensor.name)) return nullptr;
     Trim trim = trim_;
     trim.first_round = first_round();
     return std::make_unique<TiesProgram>(trim, merge_, lambda_);

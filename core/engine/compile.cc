@@ -1,0 +1,153 @@
+// What happens to each tensor: computed by the method, or copied.
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "core/engine/plan.h"
+#include "core/math/linalg.h"
+#include "core/methods/elements.h"
+
+namespace orthomerge {
+namespace {
+
+MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const ParameterMap& parameters) {
+  MethodSpec spec;
+  spec.name = name;
+  spec.parameters = parameters;
+  for (const RecipeModel& model : recipe.models) {
+    spec.weights.push_back(model.weight);
+    spec.model_names.push_back(model.name);
+    spec.model_parameters.push_back(model.parameters);
+  }
+  return spec;
+}
+
+bool IsPassthrough(const Recipe& recipe) { return absl::EndsWith(recipe.method, "passthrough"); }
+
+// Turns `tensor` into a copy of its first source; with `compare`, the others must be equal.
+void MakeCopy(PlanTensor* tensor, bool compare, std::string what) {
+  tensor->program = nullptr;
+  tensor->base_source = false;
+  if (!compare) tensor->sources.resize(1);
+  tensor->tensor.dtype = tensor->sources[0].dtype;
+  tensor->what = std::move(what);
+}
+
+DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
+  if (recipe.output.dtype.has_value()) return *recipe.output.dtype;
+  if (recipe.dialect == Recipe::Dialect::kNative && tensor.tensor.has_base) {
+    return tensor.sources[0].dtype;
+  }
+  DType dtype = tensor.sources[0].dtype;
+  for (const TensorSource& source : tensor.sources) dtype = Promote(dtype, source.dtype);
+  return dtype;
+}
+
+}  // namespace
+
+uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
+  // Copies count bytes, so that sub-byte dtypes need no care.
+  if (tensor.copied()) return static_cast<uint64_t>(count);
+  return static_cast<uint64_t>(count) * BitsOf(source.dtype) / 8;
+}
+
+int64_t Granule(const PlanTensor& tensor) {
+  if (tensor.copied()) return std::max(1, BitsOf(tensor.tensor.dtype) / 8);
+  switch (tensor.program->access()) {
+    case Access::kElement: return 1;
+    case Access::kRow: return std::max<int64_t>(1, tensor.tensor.columns());
+    case Access::kWhole: return std::max<int64_t>(1, tensor.tensor.elements());
+  }
+  return 1;
+}
+
+absl::Status CompileTensors(Plan* plan, Diagnostics* diagnostics) {
+  const Recipe& recipe = plan->recipe;
+  const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
+  const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters);
+  std::vector<MethodSpec> transforms;
+  for (const RecipeTransform& transform : recipe.transforms) {
+    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters));
+  }
+  ASSIGN_OR_RETURN(plan->method, MakeMethod(spec, transforms));
+  plan->row_factors.assign(recipe.models.size(), 1.0);
+  if (!mergekit && plan->method->wants_task_vectors()) plan->row_factors = spec.weights;
+
+  std::vector<size_t> computed;
+  for (size_t t = 0; t < plan->tensors.size(); ++t) {
+    PlanTensor& tensor = plan->tensors[t];
+    const bool mergeable =
+        std::all_of(tensor.sources.begin(), tensor.sources.end(),
+                    [](const TensorSource& source) { return IsMergeable(source.dtype); });
+    if (mergeable) {
+      tensor.tensor.dtype = OutputDType(recipe, tensor);
+      tensor.tensor.f64 =
+          std::any_of(tensor.sources.begin(), tensor.sources.end(),
+                      [](const TensorSource& source) { return source.dtype == DType::kF64; });
+      computed.push_back(t);
+    } else if (IsIntegral(tensor.sources[0].dtype)) {
+      MakeCopy(&tensor, mergekit, "copied (integers)");
+      for (const TensorSource& source : tensor.sources) {
+        if (mergekit && source.dtype != tensor.tensor.dtype) {
+          diagnostics->Error(Reason::kTensorMismatch,
+                             absl::StrCat("tensor ", tensor.tensor.name, " is ",
+                                          NameOf(source.dtype), " in ",
+                                          plan->origins[source.origin], " but ",
+                                          NameOf(tensor.tensor.dtype), " in ", plan->origins[0]));
+        }
+      }
+    } else if (IsPassthrough(recipe)) {
+      MakeCopy(&tensor, false, "copied");
+    } else if (IsExcluded(recipe.parameters, tensor.tensor.name)) {
+      MakeCopy(&tensor, false, "copied (excluded)");
+    } else {
+      diagnostics->Error(
+          Reason::kUnsupportedDtype,
+          absl::StrCat("tensor ", tensor.tensor.name, " has a dtype that ", recipe.method,
+                       " cannot compute with: ", NameOf(tensor.sources[0].dtype),
+                       tensor.sources.size() > 1
+                           ? absl::StrCat(" (others: ", NameOf(tensor.sources.back().dtype), ")")
+                           : "",
+                       "; name it in `exclude` to copy it from ", plan->origins[0]));
+    }
+  }
+  RETURN_IF_ERROR(diagnostics->ToStatus());
+
+  std::vector<OutputTensor> outputs;
+  for (const size_t t : computed) outputs.push_back(plan->tensors[t].tensor);
+  RETURN_IF_ERROR(plan->method->Prepare(outputs));
+  plan->rounds = plan->method->rounds();
+  plan->numerics = "portable";
+  if (plan->method->uses_dense_algebra()) {
+    ASSIGN_OR_RETURN(const DenseAlgebra* algebra, LoadDenseAlgebra());
+    plan->numerics = algebra->numerics_class();
+  }
+  for (const size_t t : computed) {
+    PlanTensor& tensor = plan->tensors[t];
+    ASSIGN_OR_RETURN(tensor.program, plan->method->Compile(tensor.tensor));
+    if (tensor.program != nullptr) {
+      tensor.what = tensor.program->description();
+      // A method that does not look at the base does not read it.
+      if (tensor.base_source && !plan->method->needs_base_values()) {
+        tensor.sources.erase(tensor.sources.begin());
+        tensor.base_source = false;
+      }
+      continue;
+    }
+    const bool rounded = recipe.input_dtype.has_value() &&
+                         *recipe.input_dtype != tensor.sources[0].dtype;
+    if (tensor.tensor.dtype == tensor.sources[0].dtype && !rounded) {
+      MakeCopy(&tensor, false, "copied");
+    } else {  // kept, in another dtype
+      tensor.sources.resize(1);
+      tensor.base_source = false;
+      tensor.keep = true;
+      tensor.program = MakeKeep();
+      tensor.tensor.f64 = tensor.sources[0].dtype == DType::kF64;
+      tensor.what = "kept, dtype changed";
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,199 @@
+// Output files to the byte, their parts, and the tasks.
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/engine/plan.h"
+#include "core/math/kernels.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+struct Item {
+  int tensor = 0;
+  int sink = 0;
+  DType dtype = DType::kF32;
+  uint64_t bytes = 0;
+};
+
+std::vector<std::vector<Item>> Shards(const std::vector<Item>& items, uint64_t max_size) {
+  std::vector<std::vector<Item>> shards(1);
+  uint64_t size = 0;
+  for (const Item& item : items) {
+    if (!shards.back().empty() && size + item.bytes > max_size) {
+      shards.emplace_back();
+      size = 0;
+    }
+    shards.back().push_back(item);
+    size += item.bytes;
+  }
+  return shards;
+}
+
+// The first allowed place at or after `place`, among tensor boundaries and the program's granules.
+uint64_t AllowedPlace(const Plan& plan, const PlanFile& file, uint64_t place) {
+  const auto next = std::upper_bound(
+      file.placements.begin(), file.placements.end(), place,
+      [](uint64_t value, const Placement& placement) { return value < placement.end; });
+  if (next == file.placements.end()) return file.size;
+  if (place <= next->begin) return next->begin;
+  const PlanTensor& tensor = plan.tensors[next->tensor];
+  const uint64_t granule =
+      tensor.copied() ? static_cast<uint64_t>(Granule(tensor))
+                      : static_cast<uint64_t>(Granule(tensor)) * BitsOf(next->dtype) / 8;
+  const uint64_t within = (place - next->begin + granule - 1) / granule * granule;
+  return std::min(next->begin + within, next->end);
+}
+
+void CutParts(const Plan& plan, PlanFile* file) {
+  uint64_t step = kPartBytes;
+  while (file->size / step >= kMaxParts) step *= 2;
+  uint64_t begin = 0;
+  for (uint64_t target = step; begin < file->size; target += step) {
+    // The header is never cut.
+    const uint64_t end = AllowedPlace(plan, *file, std::max<uint64_t>(target, file->header.size()));
+    if (end <= begin) continue;
+    file->parts.push_back({begin, end});
+    begin = end;
+  }
+  if (file->parts.size() > 1) {
+    const Part tail = file->parts.back();
+    if (tail.end - tail.begin < kMinPartBytes) {
+      file->parts.pop_back();
+      file->parts.back().end = tail.end;
+    }
+  }
+}
+
+std::string IndexText(const std::map<std::string, std::string>& weight_map, uint64_t total_size) {
+  nlohmann::ordered_json index;
+  index["metadata"]["total_size"] = total_size;
+  index["weight_map"] = nlohmann::ordered_json::object();
+  for (const auto& [tensor, file] : weight_map) index["weight_map"][tensor] = file;
+  return index.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
+                            const std::vector<Item>& items) {
+  const std::vector<std::vector<Item>> shards = Shards(items, plan->recipe.output.max_shard_size);
+  std::map<std::string, std::string> weight_map;
+  uint64_t total_size = 0;
+  const std::string folder = artifact.empty() ? "" : artifact + "/";
+  for (size_t s = 0; s < shards.size(); ++s) {
+    PlanFile file;
+    file.artifact = artifact;
+    const std::string name =
+        shards.size() == 1 ? "model.safetensors"
+                           : absl::StrFormat("model-%05d-of-%05d.safetensors", s + 1,
+                                             shards.size());
+    file.name = folder + name;
+    std::vector<TensorLayout> layouts;
+    std::map<std::string, const Item*> by_name;
+    for (const Item& item : shards[s]) {
+      const OutputTensor& tensor = plan->tensors[item.tensor].tensor;
+      layouts.push_back({tensor.name, item.dtype, tensor.shape});
+      by_name[tensor.name] = &item;
+      weight_map[tensor.name] = name;
+    }
+    ASSIGN_OR_RETURN(file.header, LayOutSafetensors(&layouts));
+    file.size = file.header.size();
+    for (const TensorLayout& layout : layouts) {
+      const Item& item = *by_name[layout.name];
+      file.placements.push_back({item.tensor, item.sink, item.dtype, layout.begin, layout.end});
+      file.size = std::max(file.size, layout.end);
+      total_size += layout.end - layout.begin;
+    }
+    CutParts(*plan, &file);
+    plan->output_bytes += file.size;
+    plan->files.push_back(std::move(file));
+  }
+  if (shards.size() > 1) {
+    const std::string index = IndexText(weight_map, total_size);
+    if (artifact.empty()) {
+      plan->index = index;
+    } else {
+      plan->blobs.push_back({folder + "model.safetensors.index.json", index, std::nullopt});
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status LayOutFiles(Plan* plan) {
+  std::map<std::string, std::vector<Item>> artifacts;
+  artifacts[""];
+  for (size_t t = 0; t < plan->tensors.size(); ++t) {
+    const PlanTensor& tensor = plan->tensors[t];
+    if (tensor.copied()) {
+      artifacts[""].push_back(
+          {static_cast<int>(t), 0, tensor.tensor.dtype, tensor.copy_bytes});
+      continue;
+    }
+    const std::vector<SinkSpec> sinks =
+        tensor.keep ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
+                    : tensor.program->sinks(tensor.tensor);
+    for (size_t s = 0; s < sinks.size(); ++s) {
+      const uint64_t bytes =
+          static_cast<uint64_t>(tensor.tensor.elements()) * BitsOf(sinks[s].dtype) / 8;
+      artifacts[sinks[s].artifact].push_back(
+          {static_cast<int>(t), static_cast<int>(s), sinks[s].dtype, bytes});
+    }
+  }
+  for (const auto& [artifact, items] : artifacts) {
+    RETURN_IF_ERROR(LayOutArtifact(plan, artifact, items));
+  }
+  return absl::OkStatus();
+}
+
+void CutTasks(Plan* plan) {
+  for (size_t f = 0; f < plan->files.size(); ++f) {
+    const std::vector<Part>& parts = plan->files[f].parts;
+    for (size_t p = 0; p < parts.size();) {
+      size_t last = p + 1;
+      while (last < parts.size() && parts[last].end - parts[p].begin <= kTaskBytes) ++last;
+      plan->write_tasks.push_back(
+          {static_cast<int>(f), static_cast<int>(p), static_cast<int>(last)});
+      p = last;
+    }
+    for (const Placement& placement : plan->files[f].placements) {
+      const PlanTensor& tensor = plan->tensors[placement.tensor];
+      const int64_t count = tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes)
+                                            : tensor.tensor.elements();
+      for (const TensorSource& source : tensor.sources) {
+        plan->write_bytes_read += SourceBytes(tensor, source, count);
+      }
+    }
+  }
+  for (size_t r = 0; r < plan->rounds.size(); ++r) {
+    std::vector<ReduceTask> tasks;
+    int64_t elements_in_task = 0;
+    uint64_t bytes = 0;
+    for (size_t t = 0; t < plan->tensors.size(); ++t) {
+      const PlanTensor& tensor = plan->tensors[t];
+      if (tensor.copied() || tensor.keep || !tensor.program->takes_part(static_cast<int>(r))) {
+        continue;
+      }
+      const int64_t elements = tensor.tensor.elements();
+      for (const TensorSource& source : tensor.sources) {
+        bytes += SourceBytes(tensor, source, elements);
+      }
+      for (int64_t first = 0; first < elements; first += kLeafElements) {
+        // Small tensors share a task.
+        const int64_t count = std::min(kLeafElements, elements - first);
+        if (tasks.empty() || elements_in_task + count > kLeavesPerTask * kLeafElements) {
+          tasks.emplace_back();
+          elements_in_task = 0;
+        }
+        tasks.back().leaves.push_back({static_cast<int>(t), first, count});
+        elements_in_task += count;
+      }
+    }
+    plan->reduce_tasks.push_back(std::move(tasks));
+    plan->reduce_bytes.push_back(bytes);
+  }
+}
+
+}  // namespace orthomerge

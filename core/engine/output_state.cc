@@ -1,0 +1,135 @@
+// What stands at an output, and cleaning up after merges that were given up.
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/engine/publish.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+constexpr uint64_t kMaxProvenance = 64 * kMiB;
+
+bool IsCommitObject(absl::string_view name) {
+  return name == "model.safetensors" || name == "model.safetensors.index.json";
+}
+
+// The plan digest in a folder's orthomerge.json; empty if there is none.
+std::string ProvenanceDigest(ObjectStore& store, const Uri& output, const CallOptions& call) {
+  const absl::StatusOr<std::string> text =
+      ReadObject(store, output.Child("orthomerge.json"), kMaxProvenance, call);
+  if (!text.ok()) return "";
+  const auto json = nlohmann::json::parse(*text, nullptr, false);
+  if (!json.is_object() || !json.contains("plan_digest") || !json["plan_digest"].is_string()) {
+    return "";
+  }
+  return json["plan_digest"].get<std::string>();
+}
+
+absl::Status Incomplete(const Uri& output, const std::vector<std::string>& names) {
+  std::vector<std::string> shown(names.begin(), names.begin() + std::min<size_t>(5, names.size()));
+  return MakeError(
+      Reason::kOutputIncomplete,
+      absl::StrCat("a merge of another plan to ", output.ToString(), " was not finished; it left ",
+                   absl::StrJoin(shown, ", "), names.size() > shown.size() ? ", ..." : "",
+                   "; finish it with its own recipe, or remove it with: orthomerge clean ",
+                   output.ToString()));
+}
+
+absl::Status Exists(const Uri& output, absl::string_view what) {
+  return MakeError(Reason::kOutputExists,
+                   absl::StrCat("output ", output.ToString(), " exists (", what,
+                                "); choose another output or remove it"));
+}
+
+// What the objects below the output say.
+absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, const Uri& output,
+                                         bool folder_exists, const CallOptions& call) {
+  const bool local = output.scheme == Uri::Scheme::kFile;
+  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store.List(output, call));
+  std::vector<std::string> foreign, others;
+  bool committed = false, ours = false;
+  for (const ListEntry& entry : entries) {
+    const std::string name = entry.uri.key.substr(output.key.size() + 1);
+    ASSIGN_OR_RETURN(const ObjectInfo info, store.Stat(entry.uri, call));
+    const auto digest = info.metadata.find(kPlanKey);
+    if (digest == info.metadata.end()) {
+      foreign.push_back(name);
+    } else if (digest->second == plan.digest) {
+      ours = true;
+    } else {
+      others.push_back(name);
+    }
+    committed = committed || IsCommitObject(name);
+  }
+  if (committed) {
+    if (ProvenanceDigest(store, output, call) == plan.digest) return OutputState::kComplete;
+    return Exists(output, "it holds another model");
+  }
+  if (!others.empty()) return Incomplete(output, others);
+  if (!foreign.empty() && local) return Exists(output, absl::StrCat("it holds ", foreign[0]));
+  for (const std::string& name : foreign) {
+    if (absl::EndsWith(name, ".safetensors") || name == "config.json") {
+      return Exists(output, absl::StrCat("it holds ", name));
+    }
+  }
+  return local && !folder_exists && !ours ? OutputState::kAbsent : OutputState::kInPlace;
+}
+
+}  // namespace
+
+absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
+                                        const CallOptions& call) {
+  const Uri& output = *plan.recipe.output.uri;
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  bool folder_exists = false;
+  if (output.scheme == Uri::Scheme::kFile) {
+    const absl::StatusOr<ObjectInfo> info = store->Stat(output, call);
+    if (info.ok() && !info->is_directory) return Exists(output, "it is a file");
+    if (!info.ok() && ReasonOf(info.status()) != Reason::kInputNotFound) return info.status();
+    folder_exists = info.ok();
+  }
+  ASSIGN_OR_RETURN(const OutputState state,
+                   CheckObjects(*store, plan, output, folder_exists, call));
+  if (state == OutputState::kComplete) return state;
+  ASSIGN_OR_RETURN(std::vector<std::string> areas, WorkAreasOf(*store, output, call));
+  std::erase(areas, WorkAreaName(output, plan.digest));
+  if (areas.empty()) return state;
+  if (output.scheme == Uri::Scheme::kFile) {
+    for (const std::string& area : areas) {
+      // Held: another merge is writing to this output right now.
+      const auto lock = LocalLock::Acquire(output.Sibling(area).Child("lock").key);
+      if (!lock.ok()) return lock.status();
+    }
+  }
+  for (std::string& area : areas) area = output.Sibling(area).ToString();
+  return Incomplete(output, areas);
+}
+
+absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
+                                                     const CallOptions& call) {
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  std::vector<std::string> removed;
+  ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call));
+  for (const std::string& area : areas) {
+    const Uri folder = output.Sibling(area);
+    RETURN_IF_ERROR(RemoveWorkArea(storage, *store, folder, call));
+    removed.push_back(folder.ToString());
+  }
+  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store->List(output, call));
+  const bool committed = std::any_of(entries.begin(), entries.end(), [&](const ListEntry& entry) {
+    return IsCommitObject(entry.uri.key.substr(output.key.size() + 1));
+  });
+  for (const ListEntry& entry : entries) {
+    if (committed) break;
+    ASSIGN_OR_RETURN(const ObjectInfo info, store->Stat(entry.uri, call));
+    if (!info.metadata.contains(kPlanKey)) continue;
+    RETURN_IF_ERROR(store->Delete(entry.uri, call));
+    removed.push_back(entry.uri.ToString());
+  }
+  return removed;
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,135 @@
+#include "core/engine/plan.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/digest.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+// Changes whenever the same recipe and inputs would give other bytes or another layout.
+constexpr int kPlanVersion = 1;
+
+int CpuCount() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
+
+absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
+                                                   const CallOptions& call, Plan* plan,
+                                                   Diagnostics* diagnostics) {
+  std::vector<Checkpoint> checkpoints;
+  const auto open = [&](const Uri& uri, const std::string& name, const std::string& field,
+                        const SourceLocation& location) {
+    absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(storage, uri, call, diagnostics);
+    plan->origins.push_back(name);
+    if (!checkpoint.ok()) {
+      diagnostics->Add(checkpoint.status(), field, location);
+      return;
+    }
+    checkpoints.push_back(*std::move(checkpoint));
+  };
+  if (recipe.base.has_value()) open(*recipe.base, "base", "base", {});
+  for (size_t i = 0; i < recipe.models.size(); ++i) {
+    const RecipeModel& model = recipe.models[i];
+    open(model.uri, model.name, absl::StrCat("models[", i, "]"), model.location);
+  }
+  RETURN_IF_ERROR(diagnostics->ToStatus());
+  return checkpoints;
+}
+
+// config.json and sidecars come from the base, without one from the first model.
+absl::Status AddBlobs(Storage& storage, const Checkpoint& donor, const CallOptions& call,
+                      Plan* plan) {
+  if (donor.config().has_value()) {
+    bool head = false;
+    for (const PlanTensor& tensor : plan->tensors) head = head || IsHeadName(tensor.tensor.name);
+    ASSIGN_OR_RETURN(std::string config,
+                     ReconcileConfig(*donor.config(), plan->recipe.output.dtype, head));
+    plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
+  }
+  ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars, FindSidecars(storage, donor, call));
+  for (const Sidecar& sidecar : sidecars) plan->blobs.push_back({sidecar.name, "", sidecar.file});
+  return absl::OkStatus();
+}
+
+std::string DigestOf(const Plan& plan) {
+  nlohmann::json json;
+  json["plan_version"] = kPlanVersion;
+  json["recipe"] = nlohmann::json::parse(plan.recipe.ToJson(), nullptr, false);
+  json["numerics"] = plan.numerics;
+  const auto pin = [](const InputFile& file) {
+    return nlohmann::json::array({file.uri.ToString(), file.size, file.etag});
+  };
+  json["inputs"] = nlohmann::json::array();
+  for (const InputFile& input : plan.inputs) json["inputs"].push_back(pin(input));
+  json["blobs"] = nlohmann::json::array();
+  for (const PlanBlob& blob : plan.blobs) {
+    json["blobs"].push_back({blob.name, Sha256Hex(blob.text),
+                             blob.input.has_value() ? pin(*blob.input) : nlohmann::json()});
+  }
+  json["files"] = nlohmann::json::array();
+  for (const PlanFile& file : plan.files) {
+    json["files"].push_back({file.name, file.size, Sha256Hex(file.header), file.parts.size()});
+  }
+  return Sha256Hex(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+}  // namespace
+
+uint64_t Plan::total_bytes() const {
+  return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) +
+         output_bytes;
+}
+
+const std::string& Plan::commit_name() const {
+  static const std::string index = "model.safetensors.index.json";
+  static const std::string single = "model.safetensors";
+  return this->index.empty() ? single : index;
+}
+
+absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& recipe,
+                                               const EngineOptions& options,
+                                               const CallOptions& call,
+                                               Diagnostics* diagnostics) {
+  auto plan = std::make_unique<Plan>();
+  plan->recipe = recipe;
+  ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
+                   OpenInputs(storage, recipe, call, plan.get(), diagnostics));
+  RETURN_IF_ERROR(
+      MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  const absl::Status compiled = CompileTensors(plan.get(), diagnostics);
+  if (!compiled.ok()) {
+    if (!diagnostics->has_errors()) diagnostics->Add(compiled);
+    return compiled;
+  }
+  RETURN_IF_ERROR(LayOutFiles(plan.get()));
+  CutTasks(plan.get());
+  RETURN_IF_ERROR(AddBlobs(storage, checkpoints[0], call, plan.get()));
+  for (const InputFile& input : plan->inputs) {
+    plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
+  }
+  plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
+  plan->digest = DigestOf(*plan);
+  EngineOptions fitted = options;
+  if (fitted.threads <= 0) fitted.threads = CpuCount();
+  const absl::Status fits = FitMemory(plan.get(), fitted);
+  if (!fits.ok()) {
+    diagnostics->Add(fits);
+    return fits;
+  }
+  for (const Diagnostic& item : diagnostics->items()) plan->warnings.push_back(item);
+  return plan;
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,152 @@
+// A plan: everything that is decided before the first weight is read. Tensors, programs, layout to
+// the byte, parts, tasks, estimates. Immutable; a worker elsewhere that plans again from the same
+// recipe and inputs gets the same digest.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/diagnostics.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/engine/engine.h"
+#include "core/methods/method.h"
+#include "core/recipe/recipe.h"
+
+namespace orthomerge {
+
+// Where one tensor of one input lies.
+struct TensorSource {
+  int file = 0;        // index into Plan::inputs
+  uint64_t begin = 0;  // byte in that file
+  DType dtype = DType::kF32;
+  int origin = 0;      // index into Plan::origins
+};
+
+struct PlanTensor {
+  OutputTensor tensor;
+  // Programs: the base first if `base_source`, then one per row. Copies: the source of the bytes,
+  // then those that must be equal to it.
+  std::vector<TensorSource> sources;
+  bool base_source = false;
+  std::unique_ptr<TensorProgram> program;  // null: copied byte by byte
+  bool keep = false;                       // program over the kept source alone
+  uint64_t copy_bytes = 0;                 // copies: size of the tensor
+  std::string what;                        // for people: what happens to it
+
+  bool copied() const { return program == nullptr; }
+};
+
+// A tensor of an output file.
+struct Placement {
+  int tensor = 0;
+  int sink = 0;
+  DType dtype = DType::kF32;
+  uint64_t begin = 0;  // bytes in the file
+  uint64_t end = 0;
+};
+
+struct Part {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+};
+
+struct PlanFile {
+  std::string artifact;  // "": the merged model
+  std::string name;      // relative to the output
+  std::string header;    // the file's first bytes
+  uint64_t size = 0;
+  std::vector<Placement> placements;  // in file order
+  std::vector<Part> parts;            // they tile the file
+};
+
+// Consecutive parts of one file.
+struct WriteTask {
+  int file = 0;
+  int first_part = 0;
+  int last_part = 0;  // one past
+};
+
+// Consecutive elements of a tensor (bytes, where it is copied).
+struct Segment {
+  int tensor = 0;
+  int64_t first = 0;
+  int64_t count = 0;
+  int index = 0;  // of pieces: the segment of the unit that they belong to
+};
+
+struct ReduceTask {
+  std::vector<Segment> leaves;  // whole leaves, in (tensor, leaf) order
+};
+
+// Small files that travel along.
+struct PlanBlob {
+  std::string name;
+  std::string text;                // what to write, or
+  std::optional<InputFile> input;  // what to copy
+};
+
+// How the budget is spent; decided from EngineOptions, never part of the digest.
+struct MemoryPlan {
+  int threads = 1;
+  uint64_t chunk = 0;         // bytes per read and source
+  int read_ahead = 0;         // further chunks in flight per thread (remote storage)
+  int upload_slots = 0;       // further parts in flight per thread (remote storage)
+  uint64_t peak = 0;          // estimate, bytes above the idle process
+  uint64_t smallest = 0;      // smallest budget that works
+  std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
+};
+
+class Plan {
+ public:
+  Recipe recipe;
+  std::unique_ptr<Method> method;
+  std::vector<std::string> origins;  // names of base and models, as TensorSource::origin counts
+  std::vector<InputFile> inputs;
+  std::vector<PlanTensor> tensors;  // sorted by name
+  std::vector<double> row_factors;  // per row: the weight that multiplies its task vector
+  std::vector<PlanFile> files;      // root first, each artifact's shards in order
+  std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
+  std::string index;                // the root's index; empty with one file
+  std::vector<Round> rounds;
+  std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
+  std::vector<WriteTask> write_tasks;
+  std::string numerics;  // numerics class
+  std::string digest;    // SHA-256, hexadecimal
+  bool remote_inputs = false;
+  bool remote_output = false;
+  MemoryPlan memory;
+  std::vector<uint64_t> reduce_bytes;  // to read, per round
+  uint64_t write_bytes_read = 0;       // to read in the write stage
+  uint64_t output_bytes = 0;
+  std::vector<Diagnostic> warnings;
+
+  uint64_t total_bytes() const;  // read and written by all stages
+  // The object whose appearance publishes the model.
+  const std::string& commit_name() const;
+};
+
+// Bytes of `count` elements of a source.
+uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count);
+
+// The places of `tensor` at which a region may start: every so many elements.
+int64_t Granule(const PlanTensor& tensor);
+
+// Steps of MakePlan; each is pure but for reading headers.
+absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+                          Diagnostics* diagnostics);                      // match.cc
+absl::Status CompileTensors(Plan* plan, Diagnostics* diagnostics);        // compile.cc
+absl::Status LayOutFiles(Plan* plan);                                     // layout.cc
+void CutTasks(Plan* plan);                                                // layout.cc
+absl::Status FitMemory(Plan* plan, const EngineOptions& options);         // memory.cc
+
+// Parts and tasks of about these sizes; tests make them smaller.
+constexpr uint64_t kPartBytes = 8 * kMiB;
+constexpr uint64_t kMinPartBytes = 5 * kMiB;
+constexpr uint64_t kMaxParts = 8000;
+constexpr uint64_t kTaskBytes = 64 * kMiB;
+constexpr int64_t kLeavesPerTask = 8;
+
+}  // namespace orthomerge

@@ -1,0 +1,215 @@
+#include "core/engine/publish.h"
+
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/storage/local_store.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr uint64_t kMaxSidecar = 64 * kMiB;
+
+std::string UploadName(int file) { return absl::StrFormat("uploads/%05d", file); }
+
+Uri RootOf(const Plan& plan, const WorkArea& area, OutputState state) {
+  return state == OutputState::kAbsent ? area.folder().Child("staging") : *plan.recipe.output.uri;
+}
+
+bool IsGone(const absl::Status& status) { return ReasonOf(status) == Reason::kInputNotFound; }
+
+}  // namespace
+
+Publisher::Publisher(Storage& storage, const Plan& plan, WorkArea* work_area, OutputState state,
+                     const CallOptions& call)
+    : storage_(storage),
+      plan_(plan),
+      work_area_(work_area),
+      state_(state),
+      call_(call),
+      output_(*plan.recipe.output.uri),
+      root_(RootOf(plan, *work_area, state)),
+      metadata_({{kPlanKey, plan.digest}}) {}
+
+absl::Status Publisher::Open() {
+  ASSIGN_OR_RETURN(store_, storage_.For(output_));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Publisher::UploadOf(int file) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = uploads_.find(file);
+  if (found != uploads_.end()) return found->second;
+  const Uri uri = UriOf(plan_.files[file].name);
+  ASSIGN_OR_RETURN(std::optional<std::string> text, work_area_->Get(UploadName(file)));
+  if (!text.has_value()) {
+    ASSIGN_OR_RETURN(Upload upload, Upload::Start(store_, uri, metadata_, call_));
+    bool existed = false;
+    const UploadRecord record{uri.ToString(), upload.id()};
+    RETURN_IF_ERROR(work_area_->Put(UploadName(file), record.ToJson(), &existed));
+    if (!existed) return uploads_[file] = upload.Release();
+    // Another worker was first: its upload is used, ours aborts here.
+    ASSIGN_OR_RETURN(text, work_area_->Get(UploadName(file)));
+    if (!text.has_value()) {
+      return MakeError(Reason::kStorageUnavailable,
+                       absl::StrCat(work_area_->folder().ToString(),
+                                    ": an upload record disappeared; run the command again"));
+    }
+  }
+  ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(*text));
+  return uploads_[file] = record.id;
+}
+
+absl::Status Publisher::Lost(int file, const absl::Status& status) {
+  if (IsGone(status)) {
+    absl::MutexLock lock(&mutex_);
+    lost_file_ = file;
+  }
+  return status;
+}
+
+absl::StatusOr<std::string> Publisher::PutPart(int file, int part, absl::string_view bytes) {
+  ASSIGN_OR_RETURN(const std::string upload, UploadOf(file));
+  const PlanFile& plan_file = plan_.files[file];
+  absl::StatusOr<std::string> tag =
+      store_->PutPart(UriOf(plan_file.name), upload, part + 1, plan_file.parts[part].begin, bytes,
+                      call_);
+  if (!tag.ok()) return Lost(file, tag.status());
+  return tag;
+}
+
+absl::Status Publisher::Sync(int file) {
+  ASSIGN_OR_RETURN(const std::string upload, UploadOf(file));
+  return Lost(file, store_->SyncUpload(UriOf(plan_.files[file].name), upload, call_));
+}
+
+absl::StatusOr<std::optional<int>> Publisher::TakeLostFile() {
+  std::optional<int> file;
+  {
+    absl::MutexLock lock(&mutex_);
+    file = lost_file_;
+    lost_file_.reset();
+    if (file.has_value()) uploads_.erase(*file);
+  }
+  if (file.has_value()) RETURN_IF_ERROR(work_area_->Forget(UploadName(*file)));
+  return file;
+}
+
+absl::StatusOr<bool> Publisher::IsPublished(const Uri& uri) {
+  const absl::StatusOr<ObjectInfo> info = store_->Stat(uri, call_);
+  if (!info.ok()) {
+    if (IsGone(info.status())) return false;
+    return info.status();
+  }
+  const auto digest = info->metadata.find(kPlanKey);
+  // Whatever is in the staging folder is ours; its file system may not keep metadata.
+  if (state_ == OutputState::kAbsent ||
+      (digest != info->metadata.end() && digest->second == plan_.digest)) {
+    return true;
+  }
+  return MakeError(Reason::kOutputExists,
+                   absl::StrCat(uri.ToString(),
+                                " exists and is not of this plan; choose another output or "
+                                "remove it"));
+}
+
+absl::Status Publisher::AbortLeftovers(const Uri& uri) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_->ListUploads(uri, call_));
+  for (const std::string& id : ids) RETURN_IF_ERROR(store_->AbortUpload(uri, id, call_));
+  return absl::OkStatus();
+}
+
+absl::Status Publisher::PublishFile(int file, const std::vector<std::string>& tags) {
+  const Uri uri = UriOf(plan_.files[file].name);
+  ASSIGN_OR_RETURN(bool published, IsPublished(uri));
+  if (!published) {
+    ASSIGN_OR_RETURN(const std::string upload, UploadOf(file));
+    const absl::Status status =
+        store_->CompleteUpload(uri, upload, tags, Condition::kIfAbsent, call_);
+    if (!status.ok()) {
+      // Perhaps it was completed and the answer lost, or another worker completed it.
+      ASSIGN_OR_RETURN(published, IsPublished(uri));
+      if (!published) return Lost(file, status);
+    }
+  }
+  return AbortLeftovers(uri);
+}
+
+absl::Status Publisher::PublishBlob(const Blob& blob) {
+  const Uri uri = UriOf(blob.name);
+  ASSIGN_OR_RETURN(bool published, IsPublished(uri));
+  if (published) return absl::OkStatus();
+  const absl::Status status =
+      store_->Put(uri, blob.bytes, metadata_, Condition::kIfAbsent, call_);
+  if (status.ok() || ReasonOf(status) != Reason::kOutputExists) return status;
+  return IsPublished(uri).status();
+}
+
+absl::Status Publisher::CopyBlob(const PlanBlob& blob) {
+  if (!blob.input.has_value()) return PublishBlob({blob.name, blob.text});
+  ASSIGN_OR_RETURN(ObjectStore * source, storage_.For(blob.input->uri));
+  if (blob.input->size > kMaxSidecar) {
+    return MakeError(Reason::kInputCorrupt,
+                     absl::StrCat(blob.input->uri.ToString(), " is too large to carry along"));
+  }
+  std::string bytes(blob.input->size, '\0');
+  RETURN_IF_ERROR(source->Read(blob.input->uri, 0, absl::MakeSpan(&bytes[0], bytes.size()),
+                               blob.input->etag, call_));
+  return PublishBlob({blob.name, std::move(bytes)});
+}
+
+absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tags,
+                                const std::vector<Blob>& blobs) {
+  const auto publish_files = [&](bool root) -> absl::Status {
+    for (size_t f = 0; f < plan_.files.size(); ++f) {
+      if (plan_.files[f].artifact.empty() != root) continue;
+      RETURN_IF_ERROR(PublishFile(static_cast<int>(f), tags[f]));
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(publish_files(/*root=*/false));
+  for (const PlanBlob& blob : plan_.blobs) RETURN_IF_ERROR(CopyBlob(blob));
+  for (const Blob& blob : blobs) RETURN_IF_ERROR(PublishBlob(blob));
+  RETURN_IF_ERROR(publish_files(/*root=*/true));
+  if (!plan_.index.empty()) RETURN_IF_ERROR(PublishBlob({plan_.commit_name(), plan_.index}));
+  if (state_ != OutputState::kAbsent) return absl::OkStatus();
+  // A killed run may have left half-written small files, which must not move along.
+  std::error_code error;
+  std::vector<std::filesystem::path> debris;
+  for (std::filesystem::recursive_directory_iterator it(root_.key, error), end;
+       !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (absl::StartsWith(name, ".") && absl::EndsWith(name, ".upload")) debris.push_back(*it);
+  }
+  for (const std::filesystem::path& path : debris) std::filesystem::remove(path, error);
+  return RenameNoReplace(root_.key, output_.key);
+}
+
+absl::Status Publisher::Discard() {
+  const CallOptions call;  // cleaning up goes on after a cancellation
+  for (size_t f = 0; f < plan_.files.size(); ++f) {
+    const Uri uri = UriOf(plan_.files[f].name);
+    const absl::StatusOr<std::optional<std::string>> text =
+        work_area_->Get(UploadName(static_cast<int>(f)));
+    if (!text.ok() || !text->has_value()) continue;
+    ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(**text));
+    RETURN_IF_ERROR(store_->AbortUpload(uri, record.id, call));
+  }
+  if (state_ == OutputState::kInPlace) {
+    const absl::StatusOr<ObjectInfo> commit = store_->Stat(UriOf(plan_.commit_name()), call);
+    if (!commit.ok() && IsGone(commit.status())) {
+      ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store_->List(root_, call));
+      for (const ListEntry& entry : entries) {
+        ASSIGN_OR_RETURN(const ObjectInfo info, store_->Stat(entry.uri, call));
+        const auto digest = info.metadata.find(kPlanKey);
+        if (digest == info.metadata.end() || digest->second != plan_.digest) continue;
+        RETURN_IF_ERROR(store_->Delete(entry.uri, call));
+      }
+    }
+  }
+  return work_area_->Remove();
+}
+
+}  // namespace orthomerge

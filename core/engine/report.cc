@@ -1,0 +1,118 @@
+#include "core/engine/report.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/digest.h"
+#include "core/base/version.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Tensors listed one by one; the totals are always complete.
+constexpr size_t kListedTensors = 1000;
+
+std::string Dump(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
+               std::vector<std::string>* warnings) {
+  Json json;
+  int64_t total = 0;
+  Json per_origin = Json::object(), tensors = Json::array();
+  for (const auto& [key, count] : counts) {
+    const auto& [tensor, origin] = key;
+    total += count;
+    const std::string& name = plan.origins[origin];
+    per_origin[name] = per_origin.value(name, int64_t{0}) + count;
+    if (tensors.size() < kListedTensors) {
+      tensors.push_back({{"tensor", plan.tensors[tensor].tensor.name},
+                         {"model", name},
+                         {"nonfinite", count}});
+    }
+    const PlanTensor& plan_tensor = plan.tensors[tensor];
+    if (!plan_tensor.copied() && !plan_tensor.keep &&
+        plan_tensor.program->access() == Access::kWhole) {
+      warnings->push_back(absl::StrCat(
+          plan_tensor.tensor.name, " holds values that are not finite (", name,
+          "): it was merged by the rule for tensors that are no matrix"));
+    }
+  }
+  json["total"] = total;
+  json["models"] = std::move(per_origin);
+  json["tensors"] = std::move(tensors);
+  if (total > 0) {
+    const auto& [key, count] = *counts.begin();
+    warnings->push_back(absl::StrCat(
+        total, " values of the inputs are NaN or infinite, first in tensor ",
+        plan.tensors[key.first].tensor.name, " of ", plan.origins[key.second], " (", count,
+        "); they are carried into the output and counted in no statistic"));
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string FileDigest(const std::vector<std::string>& part_digests) {
+  return absl::StrCat("xxh3-parts:", Xxh3Hex(absl::StrJoin(part_digests, ",")));
+}
+
+std::string ReportJson(const Plan& plan, const RunFacts& facts,
+                       std::vector<std::string>* warnings) {
+  Json report;
+  report["method"] = plan.recipe.method;
+  Json models = Json::array();
+  for (const RecipeModel& model : plan.recipe.models) models.push_back(model.name);
+  report["models"] = std::move(models);
+  report["tensors"] = plan.tensors.size();
+  MethodReport method;
+  plan.method->Report(*facts.solved, &method);
+  for (auto& [key, value] : method.values.items()) report[key] = value;
+  warnings->insert(warnings->end(), method.warnings.begin(), method.warnings.end());
+  report["nonfinite"] = NonFinite(plan, facts.written->nonfinite, warnings);
+  Json stages = Json::array();
+  for (const StageResult& stage : facts.stages) {
+    const double seconds = std::max(stage.seconds, 1e-9);
+    stages.push_back({{"name", stage.name},
+                      {"seconds", stage.seconds},
+                      {"bytes_read", stage.bytes_read},
+                      {"bytes_written", stage.bytes_written},
+                      {"bytes_per_second",
+                       static_cast<double>(stage.bytes_read + stage.bytes_written) / seconds}});
+  }
+  report["stages"] = std::move(stages);
+  report["resumed"] = facts.resumed;
+  Json texts = Json::array();
+  for (const Diagnostic& warning : plan.warnings) texts.push_back(warning.message);
+  for (const std::string& warning : *warnings) texts.push_back(warning);
+  report["warnings"] = std::move(texts);
+  return Dump(report);
+}
+
+std::string ProvenanceJson(const Plan& plan, const WriteResult& written) {
+  Json json;
+  json["tool"] = "orthomerge";
+  json["version"] = kVersion;
+  json["plan_digest"] = plan.digest;
+  json["numerics"] = plan.numerics;
+  json["recipe"] = Json::parse(plan.recipe.ToJson(), nullptr, false);
+  Json inputs = Json::array();
+  for (const InputFile& input : plan.inputs) {
+    inputs.push_back(
+        {{"uri", input.uri.ToString()}, {"size", input.size}, {"etag", input.etag}});
+  }
+  json["inputs"] = std::move(inputs);
+  Json files = Json::array();
+  for (size_t f = 0; f < plan.files.size(); ++f) {
+    files.push_back({{"name", plan.files[f].name},
+                     {"size", plan.files[f].size},
+                     {"digest", FileDigest(written.digests[f])}});
+  }
+  json["files"] = std::move(files);
+  return Dump(json);
+}
+
+}  // namespace orthomerge

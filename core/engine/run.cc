@@ -1,0 +1,280 @@
+// Carrying a plan out.
+#include <sys/resource.h>
+
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "core/engine/plan.h"
+#include "core/engine/publish.h"
+#include "core/engine/report.h"
+#include "core/engine/stages.h"
+#include "core/engine/work_area.h"
+#include "core/storage/local_store.h"
+
+namespace orthomerge {
+namespace {
+
+// An upload that vanishes this often is not coming back.
+constexpr int kMaxLostUploads = 5;
+
+uint64_t PeakRss() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * kKiB;
+}
+
+// Whether the same command can go on where this run failed.
+bool IsTransient(const absl::Status& status) {
+  switch (ReasonOf(status)) {
+    case Reason::kStorageUnavailable:
+    case Reason::kDiskFull:
+    case Reason::kCancelled:
+    case Reason::kPlanRunning:
+    case Reason::kCredentialsMissing:
+    case Reason::kCredentialsRejected:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Calls back a few times a second until it goes out of scope.
+class ProgressThread {
+ public:
+  ProgressThread(const Plan& plan, const Traffic& traffic,
+                 const std::function<void(const Progress&)>& callback)
+      : plan_(plan), traffic_(traffic), callback_(callback) {
+    if (callback_ == nullptr) return;
+    thread_ = std::thread([this] {
+      NameThread("progress");
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_; };
+      absl::MutexLock lock(&mutex_);
+      while (!mutex_.AwaitWithTimeout(absl::Condition(&stopped), absl::Milliseconds(200))) Call();
+      Call();
+    });
+  }
+
+  ~ProgressThread() {
+    if (!thread_.joinable()) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      stop_ = true;
+    }
+    thread_.join();
+  }
+
+  void SetStage(std::string stage) {
+    absl::MutexLock lock(&mutex_);
+    stage_ = std::move(stage);
+  }
+
+ private:
+  void Call() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Progress progress;
+    progress.stage = stage_;
+    progress.bytes_resumed = traffic_.resumed;
+    progress.bytes_total = plan_.total_bytes();
+    progress.bytes_done = std::min<uint64_t>(
+        traffic_.read + traffic_.written + traffic_.resumed, progress.bytes_total);
+    callback_(progress);
+  }
+
+  const Plan& plan_;
+  const Traffic& traffic_;
+  const std::function<void(const Progress&)>& callback_;
+  absl::Mutex mutex_;
+  std::string stage_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+// Measures one stage.
+class StageClock {
+ public:
+  StageClock(std::string name, const Traffic& traffic, std::vector<StageResult>* results)
+      : traffic_(traffic), results_(results), start_(absl::Now()) {
+    result_.name = std::move(name);
+    result_.bytes_read = traffic.read;
+    result_.bytes_written = traffic.written;
+  }
+  ~StageClock() {
+    result_.seconds = absl::ToDoubleSeconds(absl::Now() - start_);
+    result_.bytes_read = traffic_.read - result_.bytes_read;
+    result_.bytes_written = traffic_.written - result_.bytes_written;
+    results_->push_back(result_);
+  }
+
+ private:
+  const Traffic& traffic_;
+  std::vector<StageResult>* results_;
+  const absl::Time start_;
+  StageResult result_;
+};
+
+std::vector<OutputFile> OutputFiles(const Plan& plan, const WriteResult& written) {
+  std::vector<OutputFile> files;
+  for (size_t f = 0; f < plan.files.size(); ++f) {
+    files.push_back({plan.files[f].name, plan.files[f].size, FileDigest(written.digests[f])});
+  }
+  return files;
+}
+
+class Run {
+ public:
+  Run(Storage& storage, const Plan& plan, const CallOptions& call,
+      const std::function<void(const Progress&)>& callback)
+      : storage_(storage), plan_(plan), call_(call), progress_(plan, traffic_, callback) {}
+
+  absl::StatusOr<RunResult> Execute() {
+    const absl::Time start = absl::Now();
+    result_.output = plan_.recipe.output.uri->ToString();
+    result_.plan_digest = plan_.digest;
+    result_.diagnostics = plan_.warnings;
+    ASSIGN_OR_RETURN(const OutputState state, CheckOutput(storage_, plan_, call_));
+    if (state == OutputState::kComplete) {
+      RETURN_IF_ERROR(FinishComplete());
+    } else {
+      RETURN_IF_ERROR(ExecuteTasks(state));
+    }
+    result_.seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    result_.peak_rss = PeakRss();
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status ExecuteTasks(OutputState state) {
+    RETURN_IF_ERROR(CheckSpace());
+    ASSIGN_OR_RETURN(work_area_, WorkArea::Open(storage_, *plan_.recipe.output.uri, plan_.digest,
+                                                call_));
+    result_.resumed = work_area_->had_results();
+    publisher_.emplace(storage_, plan_, work_area_.get(), state, call_);
+    RETURN_IF_ERROR(publisher_->Open());
+    absl::Status status = RunStages();
+    if (status.ok()) return status;
+    if (IsTransient(status)) {
+      return Annotate(status, "stopped; finished work is kept and the same command resumes");
+    }
+    const absl::Status discarded = publisher_->Discard();
+    if (!discarded.ok()) {
+      status = MakeError(ReasonOf(status),
+                         absl::StrCat(status.message(), " (and cleaning up failed: ",
+                                      discarded.message(), ")"));
+    }
+    return status;
+  }
+
+  absl::Status RunStages() {
+    const StageContext context{storage_, plan_, *work_area_, call_, &traffic_};
+    Solved solved;
+    for (size_t r = 0; r < plan_.rounds.size(); ++r) {
+      const int round = static_cast<int>(r);
+      const std::string name = absl::StrCat("reduce ", r + 1, "/", plan_.rounds.size());
+      progress_.SetStage(name);
+      const StageClock clock(name, traffic_, &result_.stages);
+      ASSIGN_OR_RETURN(const Folded folded, RunReduce(context, round, solved));
+      solved.rounds.emplace_back();
+      RETURN_IF_ERROR(plan_.method->Solve(round, folded, &solved));
+    }
+    for (int attempt = 0;; ++attempt) {
+      const absl::Status status = WriteAndPublish(context, solved);
+      if (status.ok()) break;
+      ASSIGN_OR_RETURN(const std::optional<int> lost, publisher_->TakeLostFile());
+      if (!lost.has_value() || attempt == kMaxLostUploads) return status;
+      // The upload is gone and its file is not there: its parts are made again.
+      RETURN_IF_ERROR(ForgetWrites(plan_, *lost, work_area_.get()));
+    }
+    return work_area_->Remove();
+  }
+
+  absl::Status WriteAndPublish(const StageContext& context, const Solved& solved) {
+    WriteResult written;
+    {
+      progress_.SetStage("write");
+      const StageClock clock("write", traffic_, &result_.stages);
+      ASSIGN_OR_RETURN(written, RunWrite(context, solved, &*publisher_));
+    }
+    RETURN_IF_ERROR(call_.Check());
+    progress_.SetStage("publish");
+    RunFacts facts;
+    facts.solved = &solved;
+    facts.written = &written;
+    facts.stages = result_.stages;
+    facts.resumed = result_.resumed;
+    std::vector<std::string> warnings;
+    result_.report_json = ReportJson(plan_, facts, &warnings);
+    {
+      const StageClock clock("publish", traffic_, &result_.stages);
+      RETURN_IF_ERROR(publisher_->Publish(
+          written.tags, {{"report.json", result_.report_json},
+                         {"orthomerge.json", ProvenanceJson(plan_, written)}}));
+    }
+    for (std::string& warning : warnings) {
+      Diagnostic diagnostic;
+      diagnostic.is_error = false;
+      diagnostic.message = std::move(warning);
+      result_.diagnostics.push_back(std::move(diagnostic));
+    }
+    result_.files = OutputFiles(plan_, written);
+    return absl::OkStatus();
+  }
+
+  // This plan's model is there already, perhaps from a run that was killed just after publishing.
+  absl::Status FinishComplete() {
+    result_.already_complete = true;
+    const Uri& output = *plan_.recipe.output.uri;
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+    ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call_));
+    for (const std::string& area : areas) {
+      if (area != WorkAreaName(output, plan_.digest)) continue;
+      RETURN_IF_ERROR(RemoveWorkArea(storage_, *store, output.Sibling(area), call_));
+    }
+    const absl::StatusOr<std::string> report =
+        ReadObject(*store, output.Child("report.json"), 256 * kMiB, call_);
+    if (report.ok()) result_.report_json = *report;
+    for (const PlanFile& file : plan_.files) result_.files.push_back({file.name, file.size, ""});
+    return absl::OkStatus();
+  }
+
+  // A disk that cannot hold the output is said now and not after an hour.
+  absl::Status CheckSpace() {
+    const Uri& output = *plan_.recipe.output.uri;
+    if (output.scheme != Uri::Scheme::kFile) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const uint64_t free, FreeSpace(output.key));
+    uint64_t staged = 0;  // by an earlier run
+    const Uri staging =
+        output.Sibling(WorkAreaName(output, plan_.digest)).Child("staging");
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+    if (store->Stat(staging, call_).ok()) staged = plan_.output_bytes;
+    if (plan_.output_bytes <= free + staged) return absl::OkStatus();
+    return MakeError(Reason::kDiskFull,
+                     absl::StrCat("the output needs ", FormatBytes(plan_.output_bytes), " but ",
+                                  FormatBytes(free), " are free at ", output.Parent().ToString(),
+                                  "; make room or choose another output"));
+  }
+
+  Storage& storage_;
+  const Plan& plan_;
+  const CallOptions call_;
+  Traffic traffic_;
+  ProgressThread progress_;
+  RunResult result_;
+  std::unique_ptr<WorkArea> work_area_;
+  std::optional<Publisher> publisher_;
+};
+
+}  // namespace
+
+absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan,
+                                  const CallOptions& call,
+                                  const std::function<void(const Progress&)>& progress) {
+  if (!plan.recipe.output.uri.has_value()) {
+    return MakeError(Reason::kMissingKey,
+                     "no output: give `output: {uri: ...}` in the recipe or --out");
+  }
+  return Run(storage, plan, call, progress).Execute();
+}
+
+}  // namespace orthomerge

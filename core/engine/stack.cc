@@ -1,0 +1,119 @@
+#include "core/engine/stack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+#include "core/math/kernels.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+int64_t LoadRow(DType dtype, const char* from, float* to, int64_t n) {
+  return BestKernels().load(dtype, from, to, n);
+}
+int64_t LoadRow(DType dtype, const char* from, double* to, int64_t n) {
+  return LoadF64(dtype, from, to, n);
+}
+
+void SubtractRow(const float* a, const float* b, double factor, float* to, int64_t n) {
+  BestKernels().subtract(a, b, static_cast<float>(factor), to, n);
+}
+void SubtractRow(const double* a, const double* b, double factor, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = (a[i] - b[i]) * factor;
+}
+
+}  // namespace
+
+void Scratch::Free::operator()(char* p) const { std::free(p); }
+
+char* Scratch::Get(size_t bytes) {
+  if (bytes > size_) {
+    data_.reset();
+    size_ = RoundUp(bytes);
+    data_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, size_)));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  return data_.get();
+}
+
+void Scratch::Release() {
+  data_.reset();
+  size_ = 0;
+}
+
+void Stack::Release() {
+  rows_.Release();
+  counts_.Release();
+  sink_rows_.Release();
+}
+
+template <class T>
+void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor,
+                    absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite) {
+  const int64_t n = region_.elements;
+  const size_t sources = tensor.sources.size();
+  row_bytes_ = RoundUp(static_cast<size_t>(n) * sizeof(T));
+  char* memory = rows_.Get(row_bytes_ * sources);
+  const auto row = [&](size_t s) { return reinterpret_cast<T*>(memory + row_bytes_ * s); };
+  bool finite = true;
+  for (size_t s = 0; s < sources; ++s) {
+    const int64_t bad = LoadRow(tensor.sources[s].dtype, bytes[s], row(s), n);
+    if (plan.recipe.input_dtype.has_value()) RoundTo(*plan.recipe.input_dtype, row(s), n);
+    if (bad > 0) finite = false;
+    if (bad > 0 && nonfinite != nullptr) nonfinite[s] += bad;
+  }
+  region_.counts = nullptr;
+  if (!finite) {
+    auto* counts = reinterpret_cast<uint8_t*>(counts_.Get(static_cast<size_t>(n)));
+    for (int64_t i = 0; i < n; ++i) {
+      bool all = true;
+      for (size_t s = 0; s < sources; ++s) all = all && std::isfinite(row(s)[i]);
+      counts[i] = all;
+    }
+    region_.counts = counts;
+  }
+  const size_t first = tensor.base_source ? 1 : 0;
+  region_.base = tensor.base_source ? row(0) : nullptr;
+  row_pointers_.clear();
+  for (size_t s = first; s < sources; ++s) {
+    if (plan.method->wants_task_vectors() && tensor.base_source) {
+      SubtractRow(row(s), row(0), plan.row_factors[s - first], row(s), n);
+    }
+    if (!finite && use == StackUse::kReduce) {
+      for (int64_t i = 0; i < n; ++i) row(s)[i] = region_.counts[i] != 0 ? row(s)[i] : T{0};
+    }
+    row_pointers_.push_back(row(s));
+  }
+  region_.rows = row_pointers_;
+}
+
+const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t first,
+                           int64_t count, absl::Span<const char* const> bytes, StackUse use,
+                           int64_t* nonfinite) {
+  region_ = Region();
+  region_.f64 = tensor.tensor.f64;
+  region_.offset = first;
+  region_.elements = count;
+  region_.columns = tensor.tensor.columns();
+  if (region_.f64) {
+    BuildAs<double>(plan, tensor, bytes, use, nonfinite);
+  } else {
+    BuildAs<float>(plan, tensor, bytes, use, nonfinite);
+  }
+  return region_;
+}
+
+absl::Span<void* const> Stack::Sinks(size_t sinks) {
+  char* memory = sink_rows_.Get(row_bytes_ * sinks);
+  sink_pointers_.clear();
+  for (size_t s = 0; s < sinks; ++s) sink_pointers_.push_back(memory + row_bytes_ * s);
+  return sink_pointers_;
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,55 @@
+// From bytes of the sources to the rows that tensor programs see.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/engine/plan.h"
+
+namespace orthomerge {
+
+// Element programs see at most this many elements at once, so that all rows stay in the cache.
+constexpr int64_t kBlockElements = 2048;
+
+// 64-byte aligned scratch memory that only grows.
+class Scratch {
+ public:
+  char* Get(size_t bytes);
+  void Release();  // gives the memory back
+
+ private:
+  struct Free {
+    void operator()(char* p) const;
+  };
+  std::unique_ptr<char, Free> data_;
+  size_t size_ = 0;
+};
+
+// Whether a region is for a reduction (elements with a non-finite source are zeroed) or to emit.
+enum class StackUse { kReduce, kEmit };
+
+// Builds regions of one thread. A region is valid until the next call.
+class Stack {
+ public:
+  // Elements [first, first + count) of `tensor`, which is not copied; `bytes[s]` is where source s
+  // has them. `nonfinite`, if not null, has a count per source added to.
+  const Region& Build(const Plan& plan, const PlanTensor& tensor, int64_t first, int64_t count,
+                      absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite);
+  // Rows of the working dtype for the sinks of the region just built.
+  absl::Span<void* const> Sinks(size_t sinks);
+  void Release();
+
+ private:
+  template <class T>
+  void BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const char* const> bytes,
+               StackUse use, int64_t* nonfinite);
+  char* Row(size_t index);
+
+  Scratch rows_, counts_, sink_rows_;
+  size_t row_bytes_ = 0;
+  Region region_;
+  std::vector<void*> row_pointers_, sink_pointers_;
+};
+
+}  // namespace orthomerge

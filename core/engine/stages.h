@@ -1,0 +1,43 @@
+// The two stages of a merge: reduce (one pass over the inputs per round) and write.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/engine/plan.h"
+#include "core/engine/publish.h"
+#include "core/engine/stream.h"
+#include "core/engine/work_area.h"
+
+namespace orthomerge {
+
+struct StageContext {
+  Storage& storage;
+  const Plan& plan;
+  WorkArea& work_area;
+  CallOptions call;
+  Traffic* traffic;
+};
+
+// Runs the tasks of `round` that have no result yet and folds all of them.
+absl::StatusOr<Folded> RunReduce(const StageContext& context, int round, const Solved& solved);
+
+// Non-finite elements by (tensor, source origin).
+using NonFiniteCounts = std::map<std::pair<int, int>, int64_t>;
+
+struct WriteResult {
+  std::vector<std::vector<std::string>> tags;     // [file][part]
+  std::vector<std::vector<std::string>> digests;  // [file][part]: XXH3 of the part's bytes
+  NonFiniteCounts nonfinite;
+};
+
+// Runs the write tasks that have no result yet.
+absl::StatusOr<WriteResult> RunWrite(const StageContext& context, const Solved& solved,
+                                     Publisher* publisher);
+
+// Forgets the results of all write tasks of `file`.
+absl::Status ForgetWrites(const Plan& plan, int file, WorkArea* work_area);
+
+}  // namespace orthomerge

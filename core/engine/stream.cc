@@ -1,0 +1,321 @@
+#include "core/engine/stream.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <deque>
+#include <exception>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+
+namespace orthomerge {
+namespace {
+
+// Ranges closer than this are read together.
+constexpr uint64_t kLocalGap = 4 * kKiB;
+constexpr uint64_t kRemoteGap = 256 * kKiB;
+constexpr int kIoThreads = 16;
+
+// A read of consecutive bytes of one input into the chunk's buffer.
+struct Read {
+  int file = 0;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  size_t at = 0;  // offset in the buffer
+};
+
+// Some pieces of one unit with their bytes.
+struct Chunk {
+  std::vector<Segment> pieces;
+  std::vector<Read> reads;
+  std::vector<std::vector<std::pair<size_t, uint64_t>>> places;  // [piece][source]: read, byte
+  Scratch buffer;
+  char* data = nullptr;  // in `buffer`
+  bool last_of_unit = false;
+
+  absl::Mutex mutex;
+  size_t pending ABSL_GUARDED_BY(mutex) = 0;
+  absl::Status status ABSL_GUARDED_BY(mutex);
+};
+
+// Decides which bytes a chunk reads.
+void PlanReads(const Plan& plan, Chunk* chunk) {
+  struct Want {
+    int file;
+    uint64_t begin, end;
+    size_t piece, source;
+  };
+  std::vector<Want> wants;
+  chunk->places.resize(chunk->pieces.size());
+  uint64_t total = 0;
+  for (size_t p = 0; p < chunk->pieces.size(); ++p) {
+    const Segment& piece = chunk->pieces[p];
+    const PlanTensor& tensor = plan.tensors[piece.tensor];
+    chunk->places[p].resize(tensor.sources.size());
+    for (size_t s = 0; s < tensor.sources.size(); ++s) {
+      const TensorSource& source = tensor.sources[s];
+      const uint64_t begin = source.begin + SourceBytes(tensor, source, piece.first);
+      wants.push_back({source.file, begin, begin + SourceBytes(tensor, source, piece.count), p, s});
+      total += wants.back().end - begin;
+    }
+  }
+  std::sort(wants.begin(), wants.end(), [](const Want& a, const Want& b) {
+    return std::tie(a.file, a.begin) < std::tie(b.file, b.begin);
+  });
+  const uint64_t max_gap = plan.remote_inputs ? kRemoteGap : kLocalGap;
+  uint64_t gaps_left = total / 4;
+  for (const Want& want : wants) {
+    Read* last = chunk->reads.empty() ? nullptr : &chunk->reads.back();
+    const bool near = last != nullptr && last->file == want.file &&
+                      (want.begin <= last->end ||
+                       want.begin - last->end <= std::min(max_gap, gaps_left));
+    if (near) {
+      if (want.begin > last->end) gaps_left -= want.begin - last->end;
+      last->end = std::max(last->end, want.end);
+    } else {
+      chunk->reads.push_back({want.file, want.begin, want.end, 0});
+    }
+    chunk->places[want.piece][want.source] = {chunk->reads.size() - 1, want.begin};
+  }
+  size_t at = 0;
+  for (Read& read : chunk->reads) {
+    read.at = at;
+    at += (read.end - read.begin + 63) / 64 * 64;
+  }
+  chunk->data = chunk->buffer.Get(std::max<size_t>(at, 1));
+}
+
+// One thread of a stage.
+class Runner {
+ public:
+  Runner(Storage& storage, const Plan& plan, const CallOptions& call, Traffic* traffic,
+         IoPool* io, std::atomic<bool>* stop, StageWorker* worker)
+      : storage_(storage), plan_(plan), call_(call), traffic_(traffic), io_(io), stop_(stop),
+        worker_(worker) {}
+
+  absl::Status Run() {
+    absl::Status status = Loop();
+    // Reads into our buffers must end before the buffers go.
+    for (const auto& chunk : ahead_) (void)Wait(chunk.get());
+    return status;
+  }
+
+ private:
+  absl::Status Loop() {
+    while (true) {
+      const size_t depth = io_ == nullptr ? 1 : static_cast<size_t>(1 + plan_.memory.read_ahead);
+      while (ahead_.size() < depth) {
+        std::unique_ptr<Chunk> chunk = NextChunk();
+        if (chunk == nullptr) break;
+        RETURN_IF_ERROR(Start(chunk.get()));
+        ahead_.push_back(std::move(chunk));
+      }
+      if (ahead_.empty()) return worker_->Drain();
+      RETURN_IF_ERROR(call_.Check());
+      if (stop_->load(std::memory_order_relaxed)) return absl::OkStatus();
+      RETURN_IF_ERROR(Wait(ahead_.front().get()));
+      const std::unique_ptr<Chunk> chunk = std::move(ahead_.front());
+      ahead_.pop_front();
+      RETURN_IF_ERROR(Process(*chunk));
+      spare_.push_back(std::move(chunk->buffer));
+    }
+  }
+
+  // The next pieces of the unit at hand, about one chunk of bytes per source.
+  std::unique_ptr<Chunk> NextChunk() {
+    if (next_segment_ >= unit_.size()) {
+      unit_.clear();
+      next_segment_ = 0;
+      if (!worker_->NextUnit(&unit_)) return nullptr;
+      next_element_ = 0;
+    }
+    auto chunk = std::make_unique<Chunk>();
+    if (!spare_.empty()) {
+      chunk->buffer = std::move(spare_.back());
+      spare_.pop_back();
+    }
+    uint64_t room = plan_.memory.chunk;
+    while (next_segment_ < unit_.size() && room > 0) {
+      const Segment& segment = unit_[next_segment_];
+      const PlanTensor& tensor = plan_.tensors[segment.tensor];
+      int64_t count = segment.count - next_element_;
+      uint64_t widest = 0;
+      for (const TensorSource& source : tensor.sources) {
+        widest = std::max(widest, SourceBytes(tensor, source, count));
+      }
+      if (widest > room) {
+        const int64_t whole = worker_->PieceGranule(tensor);
+        const auto fits = static_cast<int64_t>(static_cast<double>(count) *
+                                               static_cast<double>(room) /
+                                               static_cast<double>(widest));
+        if (fits < whole && !chunk->pieces.empty()) break;
+        count = std::min(count, std::max(fits / whole, int64_t{1}) * whole);
+        widest = room;
+      }
+      chunk->pieces.push_back(
+          {segment.tensor, segment.first + next_element_, count, static_cast<int>(next_segment_)});
+      room -= std::min(room, std::max<uint64_t>(widest, 1));
+      next_element_ += count;
+      if (next_element_ >= segment.count) {
+        ++next_segment_;
+        next_element_ = 0;
+      }
+    }
+    chunk->last_of_unit = next_segment_ >= unit_.size();
+    return chunk;
+  }
+
+  absl::Status Start(Chunk* chunk) {
+    PlanReads(plan_, chunk);
+    if (io_ == nullptr) {
+      for (const Read& read : chunk->reads) RETURN_IF_ERROR(ReadInto(read, chunk));
+      return absl::OkStatus();
+    }
+    {
+      absl::MutexLock lock(&chunk->mutex);
+      chunk->pending = chunk->reads.size();
+    }
+    for (const Read& read : chunk->reads) {
+      io_->Submit([this, chunk, &read] {
+        const absl::Status status = stop_->load(std::memory_order_relaxed)
+                                        ? absl::OkStatus()
+                                        : ReadInto(read, chunk);
+        absl::MutexLock lock(&chunk->mutex);
+        chunk->status.Update(status);
+        --chunk->pending;
+      });
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadInto(const Read& read, Chunk* chunk) {
+    const InputFile& input = plan_.inputs[read.file];
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri));
+    const size_t size = read.end - read.begin;
+    RETURN_IF_ERROR(store->Read(input.uri, read.begin,
+                                absl::MakeSpan(chunk->data + read.at, size), input.etag,
+                                call_));
+    traffic_->read.fetch_add(size, std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+
+  absl::Status Wait(Chunk* chunk) {
+    const auto done = [chunk]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(chunk->mutex) {
+      return chunk->pending == 0;
+    };
+    absl::MutexLock lock(&chunk->mutex);
+    chunk->mutex.Await(absl::Condition(&done));
+    return chunk->status;
+  }
+
+  absl::Status Process(const Chunk& chunk) {
+    std::vector<const char*> bytes;
+    for (size_t p = 0; p < chunk.pieces.size(); ++p) {
+      bytes.clear();
+      for (const auto& [read, begin] : chunk.places[p]) {
+        bytes.push_back(chunk.data + chunk.reads[read].at +
+                        (begin - chunk.reads[read].begin));
+      }
+      RETURN_IF_ERROR(worker_->Process(chunk.pieces[p], bytes));
+    }
+    return chunk.last_of_unit ? worker_->FinishUnit() : absl::OkStatus();
+  }
+
+  Storage& storage_;
+  const Plan& plan_;
+  const CallOptions& call_;
+  Traffic* traffic_;
+  IoPool* io_;
+  std::atomic<bool>* stop_;
+  StageWorker* worker_;
+  std::vector<Segment> unit_;
+  size_t next_segment_ = 0;
+  int64_t next_element_ = 0;
+  std::deque<std::unique_ptr<Chunk>> ahead_;
+  std::vector<Scratch> spare_;  // buffers to use again
+};
+
+}  // namespace
+
+void NameThread(const std::string& name) {
+  pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+}
+
+struct IoPool::State {
+  absl::Mutex mutex;
+  std::deque<std::function<void()>> tasks ABSL_GUARDED_BY(mutex);
+  bool closed ABSL_GUARDED_BY(mutex) = false;
+  std::vector<std::thread> threads;
+};
+
+IoPool::IoPool(int threads, const std::string& name) : state_(std::make_unique<State>()) {
+  for (int i = 0; i < threads; ++i) {
+    state_->threads.emplace_back([state = state_.get(), name] {
+      NameThread(name);
+      const auto ready = [state]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex) {
+        return state->closed || !state->tasks.empty();
+      };
+      while (true) {
+        std::function<void()> task;
+        {
+          absl::MutexLock lock(&state->mutex);
+          state->mutex.Await(absl::Condition(&ready));
+          if (state->tasks.empty()) return;
+          task = std::move(state->tasks.front());
+          state->tasks.pop_front();
+        }
+        task();
+      }
+    });
+  }
+}
+
+IoPool::~IoPool() {
+  {
+    absl::MutexLock lock(&state_->mutex);
+    state_->closed = true;
+  }
+  for (std::thread& thread : state_->threads) thread.join();
+}
+
+void IoPool::Submit(std::function<void()> task) {
+  absl::MutexLock lock(&state_->mutex);
+  state_->tasks.push_back(std::move(task));
+}
+
+absl::Status RunStage(Storage& storage, const Plan& plan, const std::string& name,
+                      const CallOptions& call, Traffic* traffic,
+                      const std::function<std::unique_ptr<StageWorker>()>& make_worker) {
+  std::unique_ptr<IoPool> io;
+  if (plan.remote_inputs && plan.memory.read_ahead > 0) {
+    io = std::make_unique<IoPool>(kIoThreads, name + "-io");
+  }
+  std::atomic<bool> stop{false};
+  absl::Mutex mutex;
+  absl::Status first_error;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < plan.memory.threads; ++i) {
+    threads.emplace_back([&] {
+      NameThread(name);
+      absl::Status status;
+      try {
+        const std::unique_ptr<StageWorker> worker = make_worker();
+        status = Runner(storage, plan, call, traffic, io.get(), &stop, worker.get()).Run();
+      } catch (const std::exception& error) {
+        status = MakeError(Reason::kInternal, absl::StrCat("out of memory or worse: ",
+                                                           error.what()));
+      }
+      if (!status.ok()) {
+        stop = true;
+        absl::MutexLock lock(&mutex);
+        first_error.Update(status);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return first_error;
+}
+
+}  // namespace orthomerge

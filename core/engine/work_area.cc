@@ -1,0 +1,130 @@
+#include "core/engine/work_area.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "core/base/bytes.h"
+#include "core/base/digest.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+constexpr char kUploads[] = "uploads/";
+constexpr uint64_t kMaxEntry = 256 * kMiB;
+constexpr size_t kChecksum = 17;  // XXH3 in hexadecimal and a line feed
+
+std::string Framed(absl::string_view bytes) { return absl::StrCat(Xxh3Hex(bytes), "\n", bytes); }
+
+std::optional<std::string> Unframed(absl::string_view framed) {
+  if (framed.size() < kChecksum) return std::nullopt;
+  const absl::string_view bytes = framed.substr(kChecksum);
+  if (framed.substr(0, kChecksum - 1) != Xxh3Hex(bytes)) return std::nullopt;
+  return std::string(bytes);
+}
+
+}  // namespace
+
+std::string WorkAreaName(const Uri& output, const std::string& digest) {
+  return absl::StrCat(".", output.Name(), ".orthomerge-", digest.substr(0, 16));
+}
+
+absl::StatusOr<std::vector<std::string>> WorkAreasOf(ObjectStore& store, const Uri& output,
+                                                     const CallOptions& call) {
+  return store.ListNames(output.Parent(), WorkAreaName(output, ""), call);
+}
+
+absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const Uri& output,
+                                                         const std::string& digest,
+                                                         const CallOptions& call) {
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  const Uri folder = output.Sibling(WorkAreaName(output, digest));
+  std::unique_ptr<WorkArea> area(new WorkArea(store, folder, call));
+  if (folder.scheme == Uri::Scheme::kFile) {
+    ASSIGN_OR_RETURN(LocalLock lock, LocalLock::Acquire(folder.Child("lock").key));
+    area->lock_.emplace(std::move(lock));
+  }
+  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store->List(folder, call));
+  absl::MutexLock guard(&area->mutex_);
+  for (const ListEntry& entry : entries) {
+    area->names_.insert(
+        std::string(absl::StripPrefix(entry.uri.key, absl::StrCat(folder.key, "/"))));
+  }
+  for (const std::string& name : area->names_) {
+    if (name != "lock") area->had_results_ = true;
+  }
+  return area;
+}
+
+absl::StatusOr<std::optional<std::string>> WorkArea::Get(const std::string& name) {
+  {
+    absl::MutexLock guard(&mutex_);
+    if (!names_.contains(name)) return std::nullopt;
+  }
+  absl::StatusOr<std::string> framed =
+      ReadObject(*store_, folder_.Child(name), kMaxEntry, call_);
+  if (!framed.ok()) {
+    if (ReasonOf(framed.status()) == Reason::kInputNotFound) return std::nullopt;
+    return framed.status();
+  }
+  std::optional<std::string> bytes = Unframed(*framed);
+  if (!bytes.has_value()) RETURN_IF_ERROR(Forget(name));
+  return bytes;
+}
+
+absl::Status WorkArea::Put(const std::string& name, absl::string_view bytes, bool* existed) {
+  const absl::Status status =
+      store_->Put(folder_.Child(name), Framed(bytes), {}, Condition::kIfAbsent, call_);
+  const bool exists = ReasonOf(status) == Reason::kOutputExists;
+  if (existed != nullptr) *existed = exists;
+  if (!status.ok() && !exists) return status;
+  absl::MutexLock guard(&mutex_);
+  names_.insert(name);
+  return absl::OkStatus();
+}
+
+absl::Status WorkArea::Forget(const std::string& name) {
+  {
+    absl::MutexLock guard(&mutex_);
+    names_.erase(name);
+  }
+  return store_->Delete(folder_.Child(name), call_);
+}
+
+absl::Status WorkArea::Remove() { return store_->DeleteFolder(folder_, CallOptions()); }
+
+std::string UploadRecord::ToJson() const {
+  return nlohmann::json{{"uri", uri}, {"id", id}}.dump();
+}
+
+absl::StatusOr<UploadRecord> UploadRecord::FromJson(absl::string_view text) {
+  const auto json = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
+  if (!json.is_object() || !json.contains("uri") || !json["uri"].is_string() ||
+      !json.contains("id") || !json["id"].is_string()) {
+    return MakeError(Reason::kInternal, "a damaged upload record in the work area");
+  }
+  return UploadRecord{json["uri"].get<std::string>(), json["id"].get<std::string>()};
+}
+
+absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& folder,
+                            const CallOptions& call) {
+  std::optional<LocalLock> lock;
+  if (folder.scheme == Uri::Scheme::kFile) {
+    ASSIGN_OR_RETURN(LocalLock held, LocalLock::Acquire(folder.Child("lock").key));
+    lock.emplace(std::move(held));
+  }
+  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store.List(folder, call));
+  for (const ListEntry& entry : entries) {
+    if (!absl::StartsWith(entry.uri.key, folder.Child(kUploads).key)) continue;
+    ASSIGN_OR_RETURN(const std::string framed, ReadObject(store, entry.uri, kMaxEntry, call));
+    const std::optional<std::string> bytes = Unframed(framed);
+    if (!bytes.has_value()) continue;
+    ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(*bytes));
+    ASSIGN_OR_RETURN(const Uri target, Uri::Parse(record.uri, ""));
+    ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target));
+    RETURN_IF_ERROR(target_store->AbortUpload(target, record.id, call));
+  }
+  return store.DeleteFolder(folder, call);
+}
+
+}  // namespace orthomerge

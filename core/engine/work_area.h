@@ -1,0 +1,70 @@
+// The work area of a plan: results of finished tasks as immutable small objects beside the output,
+// in a hidden folder `.NAME.orthomerge-DIGEST`. Everything that resume, retry and spreading need.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "core/base/cancellation.h"
+#include "core/storage/local_store.h"
+#include "core/storage/storage.h"
+
+namespace orthomerge {
+
+class WorkArea {
+ public:
+  // Opens (or makes) the work area of the plan `digest` for `output`. Local ones are locked: a
+  // second run of the same plan gets kPlanRunning.
+  static absl::StatusOr<std::unique_ptr<WorkArea>> Open(Storage& storage, const Uri& output,
+                                                        const std::string& digest,
+                                                        const CallOptions& call);
+
+  const Uri& folder() const { return folder_; }
+  bool had_results() const { return had_results_; }
+
+  // The bytes put under `name`, or nothing. A damaged entry counts as absent.
+  absl::StatusOr<std::optional<std::string>> Get(const std::string& name);
+  // Puts if absent; an entry that another worker put first stays and is fine (`existed`, if given,
+  // says so).
+  absl::Status Put(const std::string& name, absl::string_view bytes, bool* existed = nullptr);
+  absl::Status Forget(const std::string& name);
+  // Removes everything, the lock last.
+  absl::Status Remove();
+
+ private:
+  WorkArea(ObjectStore* store, Uri folder, CallOptions call)
+      : store_(store), folder_(std::move(folder)), call_(call) {}
+
+  ObjectStore* store_;
+  const Uri folder_;
+  const CallOptions call_;
+  std::optional<LocalLock> lock_;
+  bool had_results_ = false;
+  absl::Mutex mutex_;
+  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // known to exist
+};
+
+// The work areas beside `output`, of any plan: their folders' names.
+absl::StatusOr<std::vector<std::string>> WorkAreasOf(ObjectStore& store, const Uri& output,
+                                                     const CallOptions& call);
+std::string WorkAreaName(const Uri& output, const std::string& digest);
+
+// An open upload as the work area records it.
+struct UploadRecord {
+  std::string uri;
+  std::string id;
+
+  std::string ToJson() const;
+  static absl::StatusOr<UploadRecord> FromJson(absl::string_view text);
+};
+
+// Aborts the uploads that are recorded in the work area `folder` and removes it, whoever made it.
+absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& folder,
+                            const CallOptions& call);
+
+}  // namespace orthomerge

@@ -1,0 +1,397 @@
+// The write stage. A unit of work is one part of an output file; a task is done when its parts are
+// durable, and then its result (part tags, digests, non-finite counts) goes to the work area.
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/digest.h"
+#include "core/engine/stages.h"
+#include "core/math/kernels.h"
+#include "nlohmann/json.hpp"
+
+namespace orthomerge {
+namespace {
+
+constexpr int kUploadThreads = 8;
+
+std::string ResultName(size_t task) { return absl::StrFormat("write/%06d", task); }
+
+struct TaskResult {
+  std::vector<std::string> tags;
+  std::vector<std::string> digests;
+  NonFiniteCounts nonfinite;
+
+  std::string ToJson() const {
+    auto counts = nlohmann::json::array();
+    for (const auto& [key, count] : nonfinite) counts.push_back({key.first, key.second, count});
+    return nlohmann::json{{"tags", tags}, {"digests", digests}, {"nonfinite", counts}}.dump();
+  }
+
+  static std::optional<TaskResult> FromJson(const std::string& text, size_t parts) {
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    TaskResult result;
+    try {
+      result.tags = json.at("tags").get<std::vector<std::string>>();
+      result.digests = json.at("digests").get<std::vector<std::string>>();
+      for (const auto& row : json.at("nonfinite")) {
+        result.nonfinite[{row.at(0).get<int>(), row.at(1).get<int>()}] = row.at(2).get<int64_t>();
+      }
+    } catch (const nlohmann::json::exception&) {
+      return std::nullopt;
+    }
+    if (result.tags.size() != parts || result.digests.size() != parts) return std::nullopt;
+    return result;
+  }
+};
+
+// The parts of the pending tasks, in order, and what came of them.
+class WriteState {
+ public:
+  WriteState(const StageContext& context, Publisher* publisher)
+      : context_(context), publisher_(publisher) {
+    result_.tags.resize(context.plan.files.size());
+    result_.digests.resize(context.plan.files.size());
+    for (size_t f = 0; f < context.plan.files.size(); ++f) {
+      result_.tags[f].resize(context.plan.files[f].parts.size());
+      result_.digests[f].resize(context.plan.files[f].parts.size());
+    }
+  }
+
+  // Takes over results of earlier runs; queues the rest.
+  absl::Status Load() {
+    const std::vector<WriteTask>& tasks = context_.plan.write_tasks;
+    for (size_t t = 0; t < tasks.size(); ++t) {
+      RETURN_IF_ERROR(context_.call.Check());
+      const size_t parts = static_cast<size_t>(tasks[t].last_part - tasks[t].first_part);
+      ASSIGN_OR_RETURN(const std::optional<std::string> text,
+                       context_.work_area.Get(ResultName(t)));
+      const std::optional<TaskResult> result =
+          text.has_value() ? TaskResult::FromJson(*text, parts) : std::nullopt;
+      if (text.has_value() && !result.has_value()) {
+        RETURN_IF_ERROR(context_.work_area.Forget(ResultName(t)));
+      }
+      absl::MutexLock lock(&mutex_);
+      tasks_.emplace_back();
+      if (result.has_value()) {
+        Keep(t, *result);
+        context_.traffic->resumed += TaskBytes(tasks[t]);
+        continue;
+      }
+      tasks_[t].result.tags.resize(parts);
+      tasks_[t].result.digests.resize(parts);
+      tasks_[t].missing = parts;
+      for (int p = tasks[t].first_part; p < tasks[t].last_part; ++p) queue_.push_back({t, p});
+    }
+    return absl::OkStatus();
+  }
+
+  struct Unit {
+    size_t task = 0;
+    int part = 0;
+  };
+
+  std::optional<Unit> Next() {
+    absl::MutexLock lock(&mutex_);
+    if (next_ >= queue_.size()) return std::nullopt;
+    return queue_[next_++];
+  }
+
+  // Stores a finished part; with the last part of a task, its result.
+  absl::Status Finish(const Unit& unit, absl::string_view bytes, const NonFiniteCounts& nonfinite) {
+    const WriteTask& task = context_.plan.write_tasks[unit.task];
+    ASSIGN_OR_RETURN(std::string tag, publisher_->PutPart(task.file, unit.part, bytes));
+    context_.traffic->written += bytes.size();
+    std::string digest = Xxh3Hex(bytes);
+    {
+      absl::MutexLock lock(&mutex_);
+      Pending& pending = tasks_[unit.task];
+      const size_t slot = static_cast<size_t>(unit.part - task.first_part);
+      pending.result.tags[slot] = std::move(tag);
+      pending.result.digests[slot] = std::move(digest);
+      for (const auto& [key, count] : nonfinite) pending.result.nonfinite[key] += count;
+      if (--pending.missing > 0) return absl::OkStatus();
+    }
+    // The data are durable before the result says so.
+    RETURN_IF_ERROR(publisher_->Sync(task.file));
+    std::string json;
+    {
+      absl::MutexLock lock(&mutex_);
+      json = tasks_[unit.task].result.ToJson();
+      Keep(unit.task, tasks_[unit.task].result);
+    }
+    return context_.work_area.Put(ResultName(unit.task), json);
+  }
+
+  WriteResult Take() {
+    absl::MutexLock lock(&mutex_);
+    return std::move(result_);
+  }
+
+ private:
+  struct Pending {
+    TaskResult result;
+    size_t missing = 0;
+  };
+
+  void Keep(size_t t, const TaskResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const WriteTask& task = context_.plan.write_tasks[t];
+    for (size_t p = 0; p < result.tags.size(); ++p) {
+      result_.tags[task.file][task.first_part + p] = result.tags[p];
+      result_.digests[task.file][task.first_part + p] = result.digests[p];
+    }
+    for (const auto& [key, count] : result.nonfinite) result_.nonfinite[key] += count;
+  }
+
+  // Bytes written by a task, and its share of the bytes read.
+  uint64_t TaskBytes(const WriteTask& task) const {
+    const PlanFile& file = context_.plan.files[task.file];
+    const uint64_t written = file.parts[task.last_part - 1].end - file.parts[task.first_part].begin;
+    const double share =
+        static_cast<double>(written) / static_cast<double>(context_.plan.output_bytes);
+    return written +
+           static_cast<uint64_t>(share * static_cast<double>(context_.plan.write_bytes_read));
+  }
+
+  const StageContext& context_;
+  Publisher* publisher_;
+  absl::Mutex mutex_;
+  std::deque<Pending> tasks_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Unit> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  WriteResult result_ ABSL_GUARDED_BY(mutex_);
+};
+
+class WriteWorker : public StageWorker {
+ public:
+  WriteWorker(const StageContext& context, const Solved& solved, WriteState* state, IoPool* uploads)
+      : context_(context), solved_(solved), state_(state), uploads_(uploads) {}
+
+  ~WriteWorker() override { (void)WaitForUploads(0); }
+
+  bool NextUnit(std::vector<Segment>* segments) override {
+    const std::optional<WriteState::Unit> next = state_->Next();
+    if (!next.has_value()) return false;
+    PartWork work;
+    work.unit = *next;
+    const WriteTask& task = context_.plan.write_tasks[next->task];
+    const PlanFile& file = context_.plan.files[task.file];
+    const Part& part = file.parts[next->part];
+    work.begin = part.begin;
+    work.size = part.end - part.begin;
+    const auto first = std::lower_bound(
+        file.placements.begin(), file.placements.end(), part.begin,
+        [](const Placement& placement, uint64_t at) { return placement.end <= at; });
+    for (auto it = first; it != file.placements.end() && it->begin < part.end; ++it) {
+      if (it->begin == it->end) continue;
+      const uint64_t begin = std::max(it->begin, part.begin);
+      const uint64_t end = std::min(it->end, part.end);
+      const PlanTensor& tensor = context_.plan.tensors[it->tensor];
+      const uint64_t width = tensor.copied() ? 1 : BitsOf(it->dtype) / 8;
+      segments->push_back({it->tensor, static_cast<int64_t>((begin - it->begin) / width),
+                           static_cast<int64_t>((end - begin) / width), 0});
+      work.placements.push_back(&*it);
+    }
+    work.is_root = file.artifact.empty();
+    taken_.push_back(std::move(work));
+    return true;
+  }
+
+  int64_t PieceGranule(const PlanTensor& tensor) const override {
+    return std::max<int64_t>(Granule(tensor), kLanes);
+  }
+
+  absl::Status Process(const Segment& piece, absl::Span<const char* const> bytes) override {
+    PartWork& work = taken_.front();
+    if (work.buffer == nullptr) RETURN_IF_ERROR(Begin(&work));
+    const Placement& placement = *work.placements[piece.index];
+    const PlanTensor& tensor = context_.plan.tensors[piece.tensor];
+    const uint64_t width = tensor.copied() ? 1 : BitsOf(placement.dtype) / 8;
+    char* out = work.data + (placement.begin + static_cast<uint64_t>(piece.first) * width -
+                             work.begin);
+    return tensor.copied() ? Copy(tensor, piece, bytes, out, &work)
+                           : Emit(tensor, piece, placement, bytes, out, &work);
+  }
+
+  absl::Status FinishUnit() override {
+    PartWork work = std::move(taken_.front());
+    taken_.pop_front();
+    if (work.buffer == nullptr) RETURN_IF_ERROR(Begin(&work));
+    const absl::string_view bytes(work.data, work.size);
+    if (uploads_ == nullptr) {
+      const absl::Status status = state_->Finish(work.unit, bytes, work.nonfinite);
+      spare_.push_back(std::move(work.buffer));
+      return status;
+    }
+    auto upload = std::make_unique<PartUpload>();
+    upload->work = std::move(work);
+    uploads_->Submit([state = state_, upload = upload.get(), bytes] {
+      const absl::Status status =
+          state->Finish(upload->work.unit, bytes, upload->work.nonfinite);
+      absl::MutexLock lock(&upload->mutex);
+      upload->status = status;
+      upload->done = true;
+    });
+    in_flight_.push_back(std::move(upload));
+    return WaitForUploads(context_.plan.memory.upload_slots);
+  }
+
+  absl::Status Drain() override { return WaitForUploads(0); }
+
+ private:
+  struct PartWork {
+    WriteState::Unit unit;
+    uint64_t begin = 0;
+    uint64_t size = 0;
+    std::vector<const Placement*> placements;  // per segment
+    bool is_root = true;
+    std::unique_ptr<Scratch> buffer;
+    char* data = nullptr;
+    NonFiniteCounts nonfinite;
+  };
+
+  struct PartUpload {
+    PartWork work;
+    absl::Mutex mutex;
+    bool done ABSL_GUARDED_BY(mutex) = false;
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  };
+
+  absl::Status WaitForUploads(int leave) {
+    absl::Status status;
+    while (static_cast<int>(in_flight_.size()) > leave) {
+      PartUpload* upload = in_flight_.front().get();
+      {
+        const auto done = [upload]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(upload->mutex) {
+          return upload->done;
+        };
+        absl::MutexLock lock(&upload->mutex);
+        upload->mutex.Await(absl::Condition(&done));
+        status.Update(upload->status);
+      }
+      spare_.push_back(std::move(upload->work.buffer));
+      in_flight_.pop_front();
+    }
+    return status;
+  }
+
+  // Gives the unit its buffer; the file's header is already in place if the part has it.
+  absl::Status Begin(PartWork* work) {
+    if (spare_.empty()) spare_.push_back(std::make_unique<Scratch>());
+    work->buffer = std::move(spare_.back());
+    spare_.pop_back();
+    work->data = work->buffer->Get(std::max<size_t>(work->size, 1));
+    const std::string& header =
+        context_.plan.files[context_.plan.write_tasks[work->unit.task].file].header;
+    if (work->begin < header.size()) {
+      std::memcpy(work->data, header.data() + work->begin,
+                  std::min<size_t>(header.size() - work->begin, work->size));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Copy(const PlanTensor& tensor, const Segment& piece,
+                    absl::Span<const char* const> bytes, char* out, PartWork* work) {
+    const auto count = static_cast<size_t>(piece.count);
+    for (size_t s = 1; s < bytes.size(); ++s) {
+      if (std::memcmp(bytes[0], bytes[s], count) != 0) {
+        return MakeError(Reason::kTensorMismatch,
+                         absl::StrCat("tensor ", tensor.tensor.name, " holds integers that differ "
+                                      "between ", context_.plan.origins[tensor.sources[0].origin],
+                                      " and ", context_.plan.origins[tensor.sources[s].origin],
+                                      "; integers cannot be merged"));
+      }
+    }
+    std::memcpy(out, bytes[0], count);
+    if (IsMergeable(tensor.tensor.dtype)) {
+      const int64_t bad = CountNonFinite(tensor.tensor.dtype, bytes[0],
+                                         piece.count * 8 / BitsOf(tensor.tensor.dtype));
+      if (bad > 0) work->nonfinite[{tensor.tensor.index, tensor.sources[0].origin}] += bad;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Emit(const PlanTensor& tensor, const Segment& piece, const Placement& placement,
+                    absl::Span<const char* const> bytes, char* out, PartWork* work) {
+    std::vector<const char*> at(bytes.begin(), bytes.end());
+    std::vector<int64_t> nonfinite(at.size(), 0);
+    const size_t sinks = tensor.keep ? 1 : tensor.program->sinks(tensor.tensor).size();
+    const int64_t granule = Granule(tensor);
+    const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
+    for (int64_t done = 0; done < piece.count; done += block) {
+      const int64_t count = std::min(block, piece.count - done);
+      const Region& region = stack_.Build(context_.plan, tensor, piece.first + done, count, at,
+                                          StackUse::kEmit, nonfinite.data());
+      const absl::Span<void* const> rows = stack_.Sinks(sinks);
+      // Other artifacts have their own tasks.
+      std::vector<void*> wanted(sinks, nullptr);
+      wanted[placement.sink] = rows[placement.sink];
+      RETURN_IF_ERROR(Annotate(tensor.program->Emit(region, solved_, wanted), tensor.tensor.name));
+      Store(tensor, placement.dtype, rows[placement.sink], count, out);
+      out += static_cast<uint64_t>(count) * BitsOf(placement.dtype) / 8;
+      for (size_t s = 0; s < at.size(); ++s) {
+        at[s] += SourceBytes(tensor, tensor.sources[s], count);
+      }
+    }
+    for (size_t s = 0; s < nonfinite.size() && work->is_root; ++s) {
+      if (nonfinite[s] == 0) continue;
+      work->nonfinite[{tensor.tensor.index, tensor.sources[s].origin}] += nonfinite[s];
+    }
+    if (!tensor.keep && tensor.program->access() == Access::kWhole) stack_.Release();
+    return absl::OkStatus();
+  }
+
+  static void Store(const PlanTensor& tensor, DType dtype, const void* row, int64_t count,
+                    char* out) {
+    if (tensor.tensor.f64) {
+      StoreF64(dtype, static_cast<const double*>(row), out, count);
+    } else if (dtype == DType::kF64) {
+      const auto* from = static_cast<const float*>(row);
+      for (int64_t i = 0; i < count; ++i) {
+        const double x = from[i];
+        StoreF64(DType::kF64, &x, out + 8 * i, 1);
+      }
+    } else {
+      BestKernels().store(dtype, static_cast<const float*>(row), out, count);
+    }
+  }
+
+  const StageContext& context_;
+  const Solved& solved_;
+  WriteState* state_;
+  IoPool* uploads_;  // null: parts are put by this thread
+  std::deque<PartWork> taken_;
+  std::deque<std::unique_ptr<PartUpload>> in_flight_;
+  std::vector<std::unique_ptr<Scratch>> spare_;
+  Stack stack_;
+};
+
+}  // namespace
+
+absl::StatusOr<WriteResult> RunWrite(const StageContext& context, const Solved& solved,
+                                     Publisher* publisher) {
+  WriteState state(context, publisher);
+  RETURN_IF_ERROR(state.Load());
+  std::unique_ptr<IoPool> uploads;
+  if (context.plan.remote_output && context.plan.memory.upload_slots > 0) {
+    uploads = std::make_unique<IoPool>(kUploadThreads, "upload");
+  }
+  RETURN_IF_ERROR(RunStage(context.storage, context.plan, "write", context.call, context.traffic,
+                           [&]() -> std::unique_ptr<StageWorker> {
+                             return std::make_unique<WriteWorker>(context, solved, &state,
+                                                                  uploads.get());
+                           }));
+  return state.Take();
+}
+
+absl::Status ForgetWrites(const Plan& plan, int file, WorkArea* work_area) {
+  for (size_t t = 0; t < plan.write_tasks.size(); ++t) {
+    if (plan.write_tasks[t].file != file) continue;
+    RETURN_IF_ERROR(work_area->Forget(ResultName(t)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace orthomerge
