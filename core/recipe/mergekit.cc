@@ -101,6 +101,7 @@ class MergekitReader {
     const std::optional<std::string> name =
         reader_.ReadText(entry->value, "merge_method", "a method's name");
     if (!name.has_value()) return;
+    method_name_ = *name;
     method_ = FindMethod(absl::StrCat(kPrefix, *name));
     if (method_ != nullptr) {
       recipe_.method = method_->name;
@@ -135,7 +136,7 @@ class MergekitReader {
       recipe_.base = ReadModelReference(entry->value, "base_model");
     } else if (method_ != nullptr && method_->needs_base) {
       Error(Reason::kBaseMissing,
-            absl::StrCat("missing; '", method_->name, "' works on task vectors"), "base_model",
+            absl::StrCat("missing; '", method_name_, "' works on task vectors"), "base_model",
             method_location_);
     }
   }
@@ -251,7 +252,7 @@ class MergekitReader {
     if (method_ == nullptr) return top;
     for (const ParameterSchema& schema : method_->parameters) {
       if (schema.per_model || Resolve(schema, {&top}, &recipe_.parameters)) continue;
-      Error(Reason::kMissingKey, absl::StrCat("missing; '", method_->name, "' needs it"),
+      Error(Reason::kMissingKey, absl::StrCat("missing; '", method_name_, "' needs it"),
             Join("parameters", schema.name), method_location_);
     }
     return top;
@@ -335,7 +336,7 @@ class MergekitReader {
         if (!schema.per_model || Resolve(schema, levels, &model.parameters)) continue;
         if (field == "base_model") {
           Error(Reason::kMissingKey,
-                absl::StrCat("'", method_->name,
+                absl::StrCat("'", method_name_,
                              "' takes base_model for one more model, and it "
                              "has no ",
                              schema.name,
@@ -345,7 +346,7 @@ class MergekitReader {
         } else {
           const std::string who =
               uri.has_value() ? absl::StrCat(" for ", Quote(uri->ToString())) : "";
-          Error(Reason::kMissingKey, absl::StrCat("missing; '", method_->name, "' needs it", who),
+          Error(Reason::kMissingKey, absl::StrCat("missing; '", method_name_, "' needs it", who),
                 absl::StrCat(field, ".parameters.", schema.name), location);
         }
       }
@@ -367,14 +368,19 @@ class MergekitReader {
     if (const YamlEntry* entry = Find("out_dtype")) {
       out = reader_.ReadDType(entry->value, "out_dtype", DTypes(), false);
     }
-    // `output.dtype` is ours; mergekit's own keys win only where it is absent.
-    if (!recipe_.output.dtype.has_value()) recipe_.output.dtype = out;
+    if (!recipe_.output.dtype.has_value()) {
+      recipe_.output.dtype = out;
+    } else if (const YamlEntry* entry = Find("out_dtype")) {
+      Error(Reason::kUnknownKey, "'output' holds a dtype too; leave one of them out", "out_dtype",
+            entry->key_location);
+    }
   }
 
   const YamlValue& root_;
   Reader& reader_;
   Recipe recipe_;
   const MethodSchema* method_ = nullptr;  // null after a fault
+  std::string method_name_;               // as in the recipe
   SourceLocation method_location_;
 };
 

@@ -235,7 +235,9 @@ void Reader::CheckModelCount(size_t count, const MethodSchema* method,
                              const SourceLocation& location, absl::string_view hint) {
   const size_t min = method == nullptr ? 1 : std::max(1, method->min_models);
   const auto models = [](size_t n) { return absl::StrCat(n, n == 1 ? " model" : " models"); };
-  const std::string who = method == nullptr ? "a method" : absl::StrCat("'", method->name, "'");
+  const std::string who =
+      method == nullptr ? "a method"
+                        : absl::StrCat("'", absl::StripPrefix(method->name, "mergekit."), "'");
   if (count < min) {
     diagnostics_.Error(Reason::kTooFewModels,
                        absl::StrCat(who, " needs at least ", models(min), ", found ", count, hint),

@@ -15,6 +15,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -29,6 +30,7 @@ using Kind = YamlValue::Kind;
 constexpr size_t kMaxSize = 4 * kMiB;  // of the document, and of all its texts once expanded
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxNodes = 200'000;  // every use of an alias counts as many as what it stands for
+constexpr size_t kMaxSigns = 2 * kMaxNodes;
 
 size_t SkipDigits(absl::string_view text, size_t at) {
   while (at < text.size() && absl::ascii_isdigit(text[at])) ++at;
@@ -84,9 +86,11 @@ std::optional<T> FromChars(absl::string_view text) {
 }
 
 // yaml-cpp takes some control characters for the end of the document and guesses at other
-// encodings, so both are refused before it reads a byte.
+// encodings, and may hold a token in memory for every sign of the text at once. So all of these are
+// refused before it reads a byte.
 bool CheckCharacters(const std::string& file, absl::string_view text, Diagnostics* diagnostics) {
   int number = 0;
+  size_t signs = 0;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
     if (!IsUtf8(line)) {
@@ -96,6 +100,14 @@ bool CheckCharacters(const std::string& file, absl::string_view text, Diagnostic
     }
     for (size_t i = 0; i < line.size(); ++i) {
       const char c = line[i];
+      if (absl::StrContains("[]{},:?&*!\"'", c) && ++signs > kMaxSigns) {
+        diagnostics->Error(Reason::kRecipeSyntax,
+                           absl::StrCat("more than ", kMaxSigns,
+                                        " brackets, commas, quotes and "
+                                        "the like; this is no recipe"),
+                           "", {file, number, static_cast<int>(i) + 1});
+        return false;
+      }
       if (c == '\t' || c == '\r' || !absl::ascii_iscntrl(static_cast<unsigned char>(c))) continue;
       diagnostics->Error(Reason::kRecipeSyntax,
                          absl::StrCat("control character \\x", absl::Hex(c, absl::kZeroPad2),
