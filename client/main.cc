@@ -9,6 +9,7 @@
 #include "client/completion.h"
 #include "client/hand_over.h"
 #include "core/base/status.h"
+#include "core/base/version.h"
 
 namespace orthomerge {
 namespace {
@@ -33,10 +34,9 @@ int Fail(bool json, Reason reason, const std::string& message) {
 
 int PrintOwnVersion(bool json) {
   if (json) {
-    std::cout << Json{{"ok", true}, {"name", "orthomerge"}, {"version", ORTHOMERGE_VERSION}}.dump()
-              << '\n';
+    std::cout << Json{{"ok", true}, {"name", "orthomerge"}, {"version", kVersion}}.dump() << '\n';
   } else {
-    std::cout << "orthomerge " << ORTHOMERGE_VERSION << " (orthomerged was not found)\n";
+    std::cout << "orthomerge " << kVersion << " (orthomerged was not found)\n";
   }
   return 0;
 }

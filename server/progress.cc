@@ -107,6 +107,7 @@ std::string ProgressText(const Progress& progress, double bytes_per_second) {
 
 std::string ProgressRenderer::Update(const Progress& progress, absl::Time now, int columns) {
   meter_.Update(progress, now);
+  if (progress.stage.empty()) return "";  // no stage has begun
   const bool new_stage = !shown_ || progress.stage != last_.stage;
   const bool done =
       progress.bytes_done >= progress.bytes_total && last_.bytes_done < last_.bytes_total;

@@ -124,6 +124,16 @@ double Total(const Json& value) {
   return sum;
 }
 
+// Counts as {"total", "models": {name: count}, ...} or in any other form.
+std::string NonFiniteText(const Json& value, const std::vector<std::string>& names) {
+  const std::string title = "Non-finite values";
+  if (Total(value) == 0) return absl::StrCat(title, "  none\n");
+  if (!value.is_object() || !value.contains("total") || !value.contains("models")) {
+    return Section(title, value, names);
+  }
+  return Section(absl::StrCat(title, "  ", Inline(value.at("total"))), value.at("models"), names);
+}
+
 std::string WarningText(const Json& warning) {
   if (warning.is_object() && warning.contains("message")) return Inline(warning.at("message"));
   return Inline(warning);
@@ -156,11 +166,7 @@ std::string FindingsText(const Json& report, absl::Span<const Diagnostic> printe
   }
   for (const auto& item : report.items()) {
     if (!absl::StrContains(item.key(), "nonfinite")) continue;
-    if (Total(item.value()) == 0) {
-      absl::StrAppend(&text, "Non-finite values  none\n");
-    } else {
-      absl::StrAppend(&text, Section("Non-finite values", item.value(), names));
-    }
+    absl::StrAppend(&text, NonFiniteText(item.value(), names));
   }
   const auto warnings = report.find("warnings");
   if (warnings != report.end() && warnings->is_array()) {

@@ -7,6 +7,7 @@
 
 #include "absl/base/config.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/version.h"
 #include "server/commands.h"
 #include "server/result_json.h"
 #include "server/table.h"
@@ -18,7 +19,7 @@ Json VersionJson() {
   Json json;
   json["ok"] = true;
   json["name"] = "orthomerged";
-  json["version"] = ORTHOMERGE_VERSION;
+  json["version"] = kVersion;
   json["compiler"] = absl::StrCat(
 #ifdef __clang__
       "clang ", __clang_version__);
@@ -48,7 +49,7 @@ int VersionCommand(CommandContext& context, const VersionOptions& options) {
     context.out << OneLine(json) << '\n';
     return 0;
   }
-  context.out << json["name"].get<std::string>() << ' ' << ORTHOMERGE_VERSION << '\n';
+  context.out << json["name"].get<std::string>() << ' ' << kVersion << '\n';
   TextTable table({TextTable::Align::kLeft, TextTable::Align::kLeft}, 2);
   for (const char* key : {"compiler", "build_type", "sanitizers"}) {
     const auto value = json[key].get<std::string>();

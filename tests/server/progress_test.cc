@@ -68,6 +68,7 @@ TEST(ProgressLine, NothingKnownYetAndAllDone) {
 
 TEST(ProgressRenderer, PlainLinesComeSeldomAndAtEveryStage) {
   ProgressRenderer renderer(/*redraw=*/false);
+  EXPECT_EQ(renderer.Update(Made("", 0, 1000), At(0)), "");
   EXPECT_EQ(renderer.Update(Made("reduce", 0, 1000), At(0)), "reduce: 0 B of 1000.0 MiB (0%)\n");
   EXPECT_EQ(renderer.Update(Made("reduce", 100, 1000), At(1)), "");
   EXPECT_EQ(renderer.Update(Made("reduce", 490, 1000), At(4.9)), "");

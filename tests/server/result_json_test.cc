@@ -32,7 +32,7 @@ RunResult Example() {
   result.peak_rss = 1 << 20;
   result.report_json = R"({"method": "awd", "models": ["a", "b"], "norms": [1.5, 2],
       "cosines_before": [[1, 0.25], [0.25, 1]], "g0_over_alpha": 12.5,
-      "nonfinite": {"a": 0, "b": {"x": 3}}, "warnings": ["said before", "new"]})";
+      "nonfinite": {"total": 3, "models": {"b": 3}, "tensors": [{"nonfinite": 3}]}, "warnings": ["said before", "new"]})";
   return result;
 }
 
@@ -105,7 +105,7 @@ TEST(Report, PrintsWhatIsThere) {
   const std::string text = RunReportText(Example(), printed);
   EXPECT_THAT(text, HasSubstr("Method  awd\nModels  2: a, b\n"));
   EXPECT_THAT(text, HasSubstr("  a  1.0000  0.2500\n"));
-  EXPECT_THAT(text, HasSubstr("Non-finite values"));
+  EXPECT_THAT(text, HasSubstr("Non-finite values  3\n  b  3\n"));
   EXPECT_THAT(text, HasSubstr("Warning  new\n"));
   EXPECT_THAT(text, Not(HasSubstr("said before")));
   EXPECT_THAT(text, HasSubstr("/models/merged (resumed an earlier run)"));
