@@ -157,6 +157,8 @@ std::string FindingsText(const Json& report, absl::Span<const Diagnostic> printe
       {"norms", "Norms of the task vectors"},
       {"cosines_before", "Cosines before"},
       {"cosines_after", "Cosines after"},
+      {"mean_abs_cosine_before", "Mean absolute cosine before"},
+      {"mean_abs_cosine_after", "Mean absolute cosine after"},
       {"merge_coefficients", "Merge coefficients"},
       {"mean_merge_coefficient", "Mean merge coefficient"},
       {"g0_over_alpha", "g0/alpha"},
