@@ -90,7 +90,7 @@ int ReportFailure(CommandContext& context, OutputFormat format, const absl::Stat
   for (const Diagnostic& diagnostic : diagnostics) {
     if (!diagnostic.is_error) continue;
     const std::string line = diagnostic.ToString();
-    said = said || absl::StrContains(status.message(), line);
+    said = said || absl::StrContains(status.message(), diagnostic.message);
     context.err << Printable(line) << '\n';
   }
   if (!said) context.err << "error: " << Printable(status.message()) << '\n';

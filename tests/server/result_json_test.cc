@@ -95,6 +95,11 @@ TEST(ReportFailure, SaysEachFaultOnce) {
       ReportFailure(context, OutputFormat::kTable, diagnostics.ToStatus(), diagnostics.items()), 2);
   EXPECT_EQ(err.str(), "m.yaml:2:1: error: modles: no such key\n");
   err.str("");
+  const std::vector<Diagnostic> bare = {{true, Reason::kBudgetTooSmall, "too small", "", {}}};
+  ReportFailure(context, OutputFormat::kTable, MakeError(Reason::kBudgetTooSmall, "too small"),
+                bare);
+  EXPECT_EQ(err.str(), "error: too small\n");
+  err.str("");
   ReportFailure(context, OutputFormat::kTable, MakeError(Reason::kDiskFull, "full"), {});
   EXPECT_EQ(err.str(), "error: full\n");
   EXPECT_EQ(out.str(), "");
