@@ -1,9 +1,9 @@
 #include "core/checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -210,7 +210,11 @@ absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const Cal
                                    Diagnostics* diagnostics) {
   ASSIGN_OR_RETURN(const std::string text, ReadObject(store, uri, kMaxText, options));
   const absl::StatusOr<ShardIndex> index = ParseShardIndex(text);
-  if (!index.ok()) return Annotate(index.status(), uri.ToString());
+  if (!index.ok()) {
+    const absl::Status foreign = RecogniseForeignFile(text);
+    return foreign.ok() ? Annotate(index.status(), uri.ToString())
+                        : Annotate(foreign, absl::StrCat(uri.ToString(), ": not an index"));
+  }
   std::vector<Uri> uris;
   for (const std::string& shard : index->shards) uris.push_back(uri.Sibling(shard));
   absl::StatusOr<std::vector<FileHeader>> shards = ReadHeaders(store, uris, options);

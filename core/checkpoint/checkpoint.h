@@ -25,8 +25,10 @@ class Checkpoint {
  public:
   // Opens a folder in Hugging Face layout (an index before model.safetensors, or the folder's only
   // .safetensors file), one .safetensors file, or an index file. Headers of shards are read in
-  // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics` as
-  // warnings. Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
+  // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics`, which
+  // may be null, as warnings. A folder or index has the config.json beside it; a file that is named
+  // directly only if it is a model.safetensors, since it may lie among files of other models.
+  // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
   // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles,
   // adapters).
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
@@ -62,15 +64,17 @@ struct Sidecar {
   InputFile file;
 };
 
-// The sidecars of `checkpoint`, sorted by name, config.json not among them. At most 64 MiB each;
-// larger ones are an error kInputCorrupt.
+// The sidecars of `checkpoint`, sorted by name, config.json not among them; none for a file that is
+// named directly and is no model.safetensors. At most 64 MiB each; larger ones are an error
+// kInputCorrupt.
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options);
 
 // config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
 // it has; torch_dtype if neither) set where `dtype` is given, and tie_word_embeddings set to false
-// where it is true but a separate head is written. Everything else, key order included, stays; with
-// nothing to change the text itself. kInputCorrupt if it is no JSON object.
+// where it is true but a separate head is written; the same keys inside text_config too, where they
+// are. Every other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is
+// no JSON object.
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::optional<DType> dtype,
                                             bool head_written);
 

@@ -25,35 +25,6 @@ constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kFirstRead = kLengthBytes + 64 * kKiB;  // holds most headers
 constexpr size_t kThreads = 8;
 
-// What a file that is no safetensors file is, judged by its first bytes; OK where they say nothing.
-absl::Status Recognise(absl::string_view head) {
-  if (absl::StartsWith(head, "PK")) {
-    return MakeError(Reason::kUnsupported,
-                     "not a safetensors file: it is a zip archive, probably a torch checkpoint; "
-                     "convert it to safetensors first");
-  }
-  if (head.size() > 1 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5) {
-    return MakeError(Reason::kUnsupported,
-                     "not a safetensors file: it is a pickle, probably a torch checkpoint; "
-                     "convert it to safetensors first");
-  }
-  if (absl::StartsWith(head, "GGUF")) {
-    return MakeError(Reason::kUnsupported,
-                     "not a safetensors file: it is a GGUF file; supply the original model");
-  }
-  if (absl::StartsWith(head, "version https://git-lfs")) {
-    return MakeError(Reason::kInputCorrupt,
-                     "not a safetensors file: it is a Git LFS pointer; fetch the real file "
-                     "(git lfs pull)");
-  }
-  if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(head), "<")) {
-    return MakeError(Reason::kInputCorrupt,
-                     "not a safetensors file: it looks like an HTML page, perhaps a download that "
-                     "went wrong");
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::vector<TensorInfo>> ReadTensors(ObjectStore& store, const InputFile& file,
                                                     const CallOptions& options) {
   std::string head(std::min(file.size, kFirstRead), '\0');
@@ -63,7 +34,10 @@ absl::StatusOr<std::vector<TensorInfo>> ReadTensors(ObjectStore& store, const In
   }
   const absl::StatusOr<uint64_t> length = SafetensorsHeaderLength(head, file.size);
   const bool looks_right = length.ok() && head.size() > kLengthBytes && head[kLengthBytes] == '{';
-  if (!looks_right) RETURN_IF_ERROR(Recognise(head));
+  if (!looks_right) {
+    const absl::Status foreign = RecogniseForeignFile(head);
+    if (!foreign.ok()) return Annotate(foreign, "not a safetensors file");
+  }
   RETURN_IF_ERROR(length.status());
   // A file that merely begins like one must not make us fetch the 100 MB that it announces.
   const uint64_t have = head.size();
@@ -89,6 +63,38 @@ bool IsFaultOfFile(const absl::Status& status) {
 }
 
 }  // namespace
+
+absl::Status RecogniseForeignFile(absl::string_view head) {
+  if (absl::StartsWith(head, "PK")) {
+    return MakeError(Reason::kUnsupported,
+                     "it is a zip archive, probably a torch checkpoint; "
+                     "convert it to safetensors first");
+  }
+  if (head.size() > 1 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5) {
+    return MakeError(Reason::kUnsupported,
+                     "it is a pickle, probably a torch checkpoint; "
+                     "convert it to safetensors first");
+  }
+  if (absl::StartsWith(head, "GGUF")) {
+    return MakeError(Reason::kUnsupported, "it is a GGUF file; supply the original model");
+  }
+  if (absl::StartsWith(head, "version https://git-lfs")) {
+    return MakeError(Reason::kInputCorrupt,
+                     "it is a Git LFS pointer; fetch the real file "
+                     "(git lfs pull)");
+  }
+  if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(head), "<")) {
+    return MakeError(Reason::kInputCorrupt,
+                     "it looks like an HTML page, perhaps a download that "
+                     "went wrong");
+  }
+  if (absl::StartsWith(head, "../") && head.size() < 1024 && !absl::StrContains(head, '\n')) {
+    return MakeError(Reason::kInputCorrupt,
+                     "it holds nothing but a path: a symbolic link that was copied as text; copy "
+                     "the folder with its links");
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
                                       const CallOptions& options) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/storage/object_store.h"
 
@@ -13,6 +14,10 @@ struct FileHeader {
   InputFile file;
   std::vector<TensorInfo> tensors;  // sorted by name; TensorInfo::file is not set
 };
+
+// What a file is that cannot be read, judged by its first bytes: an archive, a web page, a pointer
+// of Git LFS ... kUnsupported or kInputCorrupt; OK where they say nothing.
+absl::Status RecogniseForeignFile(absl::string_view head);
 
 // One Stat, then one read of the file's first bytes and one more where the header is longer than
 // that. The version that Stat saw is pinned. Errors name the file.

@@ -5,6 +5,7 @@
 #include "absl/strings/strip.h"
 #include "core/base/bytes.h"
 #include "core/base/digest.h"
+#include "core/storage/posix.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -41,6 +42,7 @@ absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const
   const Uri folder = output.Sibling(WorkAreaName(output, digest));
   std::unique_ptr<WorkArea> area(new WorkArea(store, folder, call));
   if (folder.scheme == Uri::Scheme::kFile) {
+    RETURN_IF_ERROR(MakeFolders(folder.key));
     ASSIGN_OR_RETURN(LocalLock lock, LocalLock::Acquire(folder.Child("lock").key));
     area->lock_.emplace(std::move(lock));
   }

@@ -1,13 +1,14 @@
 // The LibTorch side of core/math/linalg.h: a module of its own, compiled as C++17.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/matmul.h>
 #include <c10/core/InferenceMode.h>
 #include <dlfcn.h>
+#include <torch/version.h>
 
 #include <cstring>
 #include <string>

@@ -222,7 +222,8 @@ class Awd : public Method {
                                         first_round());
   }
 
-  // model: coefficients c (granularity model) or the mean norm of the task vectors; tensors: c.
+  // model: coefficients c (granularity model) or the mean norm of the task vectors; tensors: c;
+  // evidence: the Gram matrix.
   absl::Status Solve(int, const Folded& folded, Solved* solved) const override {
     Solved::Values& values = solved->rounds[first_round()];
     const std::vector<double> gram = ModelGram(folded);
@@ -238,8 +239,7 @@ class Awd : public Method {
             settings_.SolveUnit(FullGram(folded.tensors[t], k_), k_, model_norm).c;
       }
     }
-    // For the report: the Gram matrix behind the coefficients.
-    values.model.insert(values.model.end(), gram.begin(), gram.end());
+    values.evidence = gram;
     return absl::OkStatus();
   }
 
@@ -247,8 +247,7 @@ class Awd : public Method {
     if (IsExcluded(parameters_, tensor.name)) return;
     const Solved::Values& values = solved.rounds[first_round()];
     const bool whole = settings_.granularity == Granularity::kModel;
-    std::vector<double> c = whole ? values.model : values.tensors[tensor.index];
-    c.resize(k_);
+    const std::vector<double>& c = whole ? values.model : values.tensors[tensor.index];
     if (region.f64) {
       SubtractDelta<double>(region, c);
     } else {
@@ -296,9 +295,8 @@ nlohmann::ordered_json Cosines(const std::vector<double>& gram, int k) {
 }
 
 void Awd::Report(const Solved& solved, MethodReport* report) const {
-  const std::vector<double>& model = solved.rounds[first_round()].model;
+  const std::vector<double>& gram = solved.rounds[first_round()].evidence;
   const bool whole = settings_.granularity == Granularity::kModel;
-  const std::vector<double> gram(model.begin() + (whole ? k_ : 1), model.end());
   report->values["norms"] = Norms(gram, k_);
   report->values["cosines_before"] = Cosines(gram, k_);
   const double model_norm = Mean(Norms(gram, k_));

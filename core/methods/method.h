@@ -87,6 +87,7 @@ struct Solved {
   struct Values {
     std::vector<double> model;                 // for the whole model
     std::vector<std::vector<double>> tensors;  // per tensor, by OutputTensor::index; may be empty
+    std::vector<double> evidence;              // what Report needs beside them
   };
   std::vector<Values> rounds;
 };

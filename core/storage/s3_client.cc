@@ -286,7 +286,7 @@ absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& respo
     return MakeError(reason, absl::StrCat(message, "; ", advice));
   };
   if (is({"SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken",
-          "TokenRefreshRequired", "InvalidSecurity"}) ||
+          "TokenRefreshRequired", "InvalidSecurity", "XAdminUserNotFound"}) ||
       status == 401) {
     return make(Reason::kCredentialsRejected,
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN");

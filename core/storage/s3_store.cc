@@ -289,10 +289,10 @@ class S3Store final : public ObjectStore {
                                   ": the server does not tell where the next page starts"));
   }
 
-  // The answer to a HEAD has no body that could tell the reason; that to a GET has.
+  // The answer to a HEAD has no body that could tell the reason; that to a GET has. For 404 too: it
+  // may be the bucket that is missing, or (versitygw) the access key.
   absl::Status WhyNoHead(const S3Request& head, const S3Response& answer,
                          const CallOptions& options) {
-    if (answer.status == 404) return client_.ErrorOf(head, answer);
     S3Request get = head;
     get.method = "GET";
     get.headers.emplace_back("range", "bytes=0-0");
@@ -317,8 +317,9 @@ class S3Store final : public ObjectStore {
 
   absl::Status Remove(const S3Request& request, const CallOptions& options) {
     ASSIGN_OR_RETURN(const S3Response response, client_.Call(request, options));
-    if (response.ok() || response.status == 404) return absl::OkStatus();
-    return client_.ErrorOf(request, response);
+    if (response.ok()) return absl::OkStatus();
+    const absl::Status status = client_.ErrorOf(request, response);
+    return ReasonOf(status) == Reason::kInputNotFound ? absl::OkStatus() : status;
   }
 
   // Calls `take` with every element of every page of a listing.
