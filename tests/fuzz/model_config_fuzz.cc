@@ -1,0 +1,22 @@
+// A config.json of any bytes: an accepted one is changed once, stays JSON where it was, and stays
+// as it is when it is reconciled again.
+
+#include "core/checkpoint/checkpoint.h"
+#include "nlohmann/json.hpp"
+#include "tests/fuzz/fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using orthomerge::DType;
+  using orthomerge::ReconcileConfig;
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  const auto same = ReconcileConfig(text, std::nullopt, false);
+  const auto changed = ReconcileConfig(text, DType::kBF16, true);
+  FUZZ_CHECK(same.ok() == changed.ok());
+  if (!same.ok()) return 0;
+  FUZZ_CHECK(*same == text);
+  const auto again = ReconcileConfig(*changed, DType::kBF16, true);
+  FUZZ_CHECK(again.ok() && *again == *changed);
+  // NaN and Infinity, which the library refuses, may be in the text.
+  FUZZ_CHECK(!nlohmann::json::accept(text) || nlohmann::json::accept(*changed));
+  return 0;
+}
