@@ -135,8 +135,8 @@ absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::option
     EditObject(value, inner, member.value_begin, dtype, head_written, &edits);
   }
   if (dtype.has_value() && !has_dtype) edits.push_back(AddDtype(text, *members, *dtype));
-  std::stable_sort(edits.begin(), edits.end(),
-                   [](const Edit& a, const Edit& b) { return a.begin < b.begin; });
+  std::sort(edits.begin(), edits.end(),
+            [](const Edit& a, const Edit& b) { return a.begin < b.begin; });
   std::string result;
   size_t done = 0;
   for (const Edit& edit : edits) {

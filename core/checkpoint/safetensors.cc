@@ -244,8 +244,8 @@ absl::Status CheckSize(const TensorInfo& tensor, uint64_t data_size) {
 absl::Status CheckTiling(const std::vector<TensorInfo>& tensors, uint64_t data_size) {
   std::vector<const TensorInfo*> order(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) order[i] = &tensors[i];
-  std::stable_sort(order.begin(), order.end(), [](const TensorInfo* a, const TensorInfo* b) {
-    return std::tie(a->begin, a->end) < std::tie(b->begin, b->end);
+  std::sort(order.begin(), order.end(), [](const TensorInfo* a, const TensorInfo* b) {
+    return std::tie(a->begin, a->end, a->name) < std::tie(b->begin, b->end, b->name);
   });
   uint64_t end = 0;
   for (const TensorInfo* tensor : order) {
