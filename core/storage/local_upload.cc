@@ -128,6 +128,7 @@ bool ParseUploadName(absl::string_view file, std::string* name, std::string* id)
 
 absl::StatusOr<std::string> CreateUpload(const std::string& path, const Metadata& metadata) {
   if (path == "/") return Exists(path);
+  RETURN_IF_ERROR(CheckMetadata(metadata));
   RETURN_IF_ERROR(MakeFolders(Folder(path)));
   const std::string id = NewId();
   const std::string hidden = UploadPath(path, id);

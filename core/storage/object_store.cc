@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/bytes.h"
@@ -9,10 +11,32 @@
 namespace orthomerge {
 namespace {
 
+constexpr size_t kMaxMetadata = 2 * kKiB;  // S3's limit
 // Long enough for a few retries, short enough that a process can end.
 constexpr absl::Duration kAbortTime = absl::Seconds(30);
 
 }  // namespace
+
+absl::Status CheckMetadata(const Metadata& metadata) {
+  size_t size = 0;
+  for (const auto& [key, value] : metadata) {
+    size += key.size() + value.size();
+    bool good = !key.empty() && absl::StripAsciiWhitespace(value) == value;
+    for (const char c : key) {
+      good = good && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-');
+    }
+    for (const char c : value) good = good && c >= ' ' && c <= '~';
+    if (!good) {
+      return MakeError(Reason::kInternal, absl::StrCat("the metadata '", absl::CHexEscape(key),
+                                                       "' is not of plain printable characters"));
+    }
+  }
+  if (size > kMaxMetadata) {
+    return MakeError(Reason::kInternal, absl::StrCat("metadata of ", size, " bytes; at most ",
+                                                     kMaxMetadata, " can be stored"));
+  }
+  return absl::OkStatus();
+}
 
 Upload::Upload(ObjectStore* store, Uri uri, std::string id, const CallOptions& options)
     : store_(store), uri_(std::move(uri)), id_(std::move(id)), options_(options) {}

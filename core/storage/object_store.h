@@ -20,7 +20,11 @@
 
 namespace orthomerge {
 
-using Metadata = std::map<std::string, std::string>;  // lower-case keys [a-z0-9-]
+// Keys of [a-z0-9-]; values of printable ASCII without spaces at the ends; 2 KiB in all.
+using Metadata = std::map<std::string, std::string>;
+
+// kInternal where `metadata` is not like that.
+absl::Status CheckMetadata(const Metadata& metadata);
 
 struct ObjectInfo {
   uint64_t size = 0;

@@ -215,9 +215,9 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
   RETURN_IF_ERROR(CheckCall(options, request.action, where));
   std::string failure;
   size_t done = 0;
+  bool sent_again = false;
   for (int attempt = 1;; ++attempt) {
     S3Response response;
-    response.attempts = attempt;
     absl::StatusOr<HttpResponse> http =
         http_.Perform(Sign(request, done), options, request.action, where);
     if (!http.ok()) {
@@ -225,6 +225,8 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
                              : Annotate(http.status(), absl::StrCat("after ", failure));
     }
     response.http = *std::move(http);
+    sent_again = sent_again || response.http.sent_again;
+    response.repeated = attempt > 1 || sent_again;
     if (!request.if_match.empty() && response.http.status / 100 == 2) {
       const absl::string_view etag = response.http.Header("etag");
       if (!etag.empty() && BareETag(etag) != BareETag(request.if_match)) return Changed(request);
@@ -310,7 +312,7 @@ absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& respo
     return make(Reason::kDiskFull,
                 absl::StrCat(request.body.empty() ? "" : bytes, "free space or write elsewhere"));
   }
-  if (status == 403) {
+  if (status == 403 || code == "AccessDenied") {
     return make(Reason::kPermissionDenied,
                 absl::StrCat("ask for the right to ", request.action,
                              " there (a key that does not exist is answered so, too, where the "

@@ -39,8 +39,8 @@ struct S3Response {
   XmlNode xml;       // where a root was expected
   std::string code;  // of an <Error>: "NoSuchKey"
   std::string message;
-  std::string region;  // where an answer says that the bucket is elsewhere
-  int attempts = 1;
+  std::string region;     // where an answer says that the bucket is elsewhere
+  bool repeated = false;  // the request was sent before, and its answer lost
 
   bool ok() const { return status >= 200 && status < 300; }
 };

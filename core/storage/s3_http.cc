@@ -27,7 +27,8 @@ constexpr double kSlowestBytesPerSecond = 1024;
 struct Exchange {
   const HttpRequest* request;
   HttpResponse* response;
-  std::string refused;  // why a callback broke the exchange off
+  std::string refused = {};  // why a callback broke the exchange off
+  size_t sent = 0;           // bytes of the body that curl has taken
   bool can_retry = true;
 };
 
@@ -94,6 +95,24 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
   return bytes;
 }
 
+size_t OnSend(char* data, size_t size, size_t count, void* user) {
+  auto* exchange = static_cast<Exchange*>(user);
+  const absl::string_view left = exchange->request->body.substr(exchange->sent);
+  const size_t bytes = std::min(left.size(), size * count);
+  std::memcpy(data, left.data(), bytes);
+  exchange->sent += bytes;
+  return bytes;
+}
+
+// curl starts anew by itself when a connection that it kept turns out to be closed.
+int OnRewind(void* user, curl_off_t offset, int origin) {
+  auto* exchange = static_cast<Exchange*>(user);
+  if (origin != SEEK_SET || offset != 0) return CURL_SEEKFUNC_CANTSEEK;
+  exchange->sent = 0;
+  exchange->response->sent_again = true;
+  return CURL_SEEKFUNC_OK;
+}
+
 // Faults of the set-up, which stay however often one tries.
 bool MayPass(CURLcode code) {
   switch (code) {
@@ -135,14 +154,12 @@ class HttpClient::Connection {
                                        const std::string& ca_file, const CallOptions& options,
                                        absl::string_view action, absl::string_view where) {
     HttpResponse response;
-    Exchange exchange{&request, &response, "", true};
+    Exchange exchange{&request, &response};
     curl_slist* headers = nullptr;
     for (const std::string& header : request.headers) {
       headers = curl_slist_append(headers, header.c_str());
     }
-    // Without these two curl waits for "100 Continue" and claims that the body is a web form.
-    headers = curl_slist_append(headers, "Expect:");
-    if (request.has_body) headers = curl_slist_append(headers, "Content-Type:");
+    headers = curl_slist_append(headers, "Expect:");  // no waiting for "100 Continue"
     SetOptions(request, connect_timeout, ca_file, headers, &exchange);
     curl_multi_add_handle(multi_, easy_);
     const absl::Status status = Run(request, options, action, where, &exchange);
@@ -180,11 +197,13 @@ class HttpClient::Connection {
       curl_easy_setopt(easy_, CURLOPT_NOBODY, 1L);
     } else {
       if (request.has_body) {
-        // curl sends from these bytes and keeps no copy.
-        curl_easy_setopt(easy_, CURLOPT_POSTFIELDSIZE_LARGE,
+        curl_easy_setopt(easy_, CURLOPT_UPLOAD, 1L);
+        curl_easy_setopt(easy_, CURLOPT_INFILESIZE_LARGE,
                          static_cast<curl_off_t>(request.body.size()));
-        curl_easy_setopt(easy_, CURLOPT_POSTFIELDS,
-                         request.body.empty() ? "" : request.body.data());
+        curl_easy_setopt(easy_, CURLOPT_READFUNCTION, OnSend);
+        curl_easy_setopt(easy_, CURLOPT_READDATA, exchange);
+        curl_easy_setopt(easy_, CURLOPT_SEEKFUNCTION, OnRewind);
+        curl_easy_setopt(easy_, CURLOPT_SEEKDATA, exchange);
       }
       curl_easy_setopt(easy_, CURLOPT_CUSTOMREQUEST, request.method.c_str());
     }

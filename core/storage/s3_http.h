@@ -37,6 +37,8 @@ struct HttpResponse {
   absl::flat_hash_map<std::string, std::string> headers;  // names in lower case
   std::string body;
   size_t received = 0;  // bytes in the sink
+  // The request went out more than once: an idle connection died under it.
+  bool sent_again = false;
 
   absl::string_view Header(absl::string_view name) const;
 };

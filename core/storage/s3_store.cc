@@ -89,6 +89,7 @@ class S3Store final : public ObjectStore {
   absl::Status Put(const Uri& uri, absl::string_view bytes, const Metadata& metadata,
                    Condition condition, const CallOptions& options) override {
     RETURN_IF_ERROR(CheckObject(uri));
+    RETURN_IF_ERROR(CheckMetadata(metadata));
     const S3Request request = {.method = "PUT",
                                .uri = uri,
                                .action = "write",
@@ -100,7 +101,7 @@ class S3Store final : public ObjectStore {
     if (!ConditionFailed(response, condition)) return client_.ErrorOf(request, response);
     // The answer to an earlier attempt may have been lost. Size and metadata alone would not tell
     // our object from another writer's of the same plan, so the bytes decide.
-    if (response.attempts > 1) {
+    if (response.repeated) {
       ASSIGN_OR_RETURN(const bool ours, IsThere(uri, bytes, metadata, options));
       if (ours) return absl::OkStatus();
     }
@@ -110,6 +111,7 @@ class S3Store final : public ObjectStore {
   absl::StatusOr<std::string> StartUpload(const Uri& uri, const Metadata& metadata,
                                           const CallOptions& options) override {
     RETURN_IF_ERROR(CheckObject(uri));
+    RETURN_IF_ERROR(CheckMetadata(metadata));
     const S3Request request = {.method = "POST",
                                .uri = uri,
                                .action = "write",

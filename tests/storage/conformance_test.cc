@@ -59,6 +59,20 @@ TEST_P(Conformance, KeepsBytesAndMetadata) {
   EXPECT_EQ(Get(uri), bytes);
 }
 
+TEST_P(Conformance, RefusesMetadataThatCannotBeSent) {
+  const Uri uri = root_.Child("object");
+  for (const Metadata& metadata :
+       {Metadata{{"Key", "x"}}, Metadata{{"", "x"}}, Metadata{{"a b", "x"}},
+        Metadata{{"a", "x\r\nb"}}, Metadata{{"a", " x"}}, Metadata{{"a", "ü"}},
+        Metadata{{"a", std::string(2048, 'x')}}}) {
+    EXPECT_THAT(store_->Put(uri, "x", metadata, Condition::kNone, {}),
+                Fails(Reason::kInternal, "metadata"));
+    EXPECT_THAT(store_->StartUpload(uri, metadata, {}), Fails(Reason::kInternal, "metadata"));
+  }
+  EXPECT_THAT(store_->Put(uri, "x", {{"a-1", ""}, {"b", "x  y"}}, Condition::kNone, {}), IsOk());
+  EXPECT_THAT(store_->Stat(uri, {}), IsOk());
+}
+
 TEST_P(Conformance, ReadsRangesWhollyOrNotAtAll) {
   const Uri uri = root_.Child("object");
   Put(uri, "0123456789");
