@@ -61,7 +61,8 @@ int64_t Granule(const PlanTensor& tensor) {
   return 1;
 }
 
-absl::Status CompileTensors(Plan* plan, Diagnostics* diagnostics) {
+absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
+                            Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
   const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
   const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters);
@@ -69,7 +70,7 @@ absl::Status CompileTensors(Plan* plan, Diagnostics* diagnostics) {
   for (const RecipeTransform& transform : recipe.transforms) {
     transforms.push_back(SpecOf(recipe, transform.method, transform.parameters));
   }
-  ASSIGN_OR_RETURN(plan->method, MakeMethod(spec, transforms));
+  ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
   plan->row_factors.assign(recipe.models.size(), 1.0);
   if (!mergekit && plan->method->wants_task_vectors()) plan->row_factors = spec.weights;
 

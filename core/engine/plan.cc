@@ -102,13 +102,21 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& r
                                                const EngineOptions& options,
                                                const CallOptions& call,
                                                Diagnostics* diagnostics) {
+  return MakePlanWith(MakeMethod, storage, recipe, options, call, diagnostics);
+}
+
+absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method,
+                                                   Storage& storage, const Recipe& recipe,
+                                                   const EngineOptions& options,
+                                                   const CallOptions& call,
+                                                   Diagnostics* diagnostics) {
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
                    OpenInputs(storage, recipe, call, plan.get(), diagnostics));
   RETURN_IF_ERROR(
       MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
-  const absl::Status compiled = CompileTensors(plan.get(), diagnostics);
+  const absl::Status compiled = CompileTensors(make_method, plan.get(), diagnostics);
   if (!compiled.ok()) {
     if (!diagnostics->has_errors()) diagnostics->Add(compiled);
     return compiled;

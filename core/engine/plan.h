@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -128,6 +129,15 @@ class Plan {
   const std::string& commit_name() const;
 };
 
+// Makes the method of a recipe; tests bring methods of their own.
+using MethodMaker = std::function<absl::StatusOr<std::unique_ptr<Method>>(
+    const MethodSpec& spec, absl::Span<const MethodSpec> transforms)>;
+absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method,
+                                                   Storage& storage, const Recipe& recipe,
+                                                   const EngineOptions& options,
+                                                   const CallOptions& call,
+                                                   Diagnostics* diagnostics);
+
 // Bytes of `count` elements of a source.
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count);
 
@@ -137,7 +147,8 @@ int64_t Granule(const PlanTensor& tensor);
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
                           Diagnostics* diagnostics);                      // match.cc
-absl::Status CompileTensors(Plan* plan, Diagnostics* diagnostics);        // compile.cc
+absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
+                            Diagnostics* diagnostics);                    // compile.cc
 absl::Status LayOutFiles(Plan* plan);                                     // layout.cc
 void CutTasks(Plan* plan);                                                // layout.cc
 absl::Status FitMemory(Plan* plan, const EngineOptions& options);         // memory.cc

@@ -115,4 +115,18 @@ std::string ProvenanceJson(const Plan& plan, const WriteResult& written) {
   return Dump(json);
 }
 
+std::vector<OutputFile> FilesOfProvenance(const std::string& text) {
+  std::vector<OutputFile> files;
+  const Json json = Json::parse(text, nullptr, false);
+  try {
+    for (const Json& file : json.at("files")) {
+      files.push_back({file.at("name").get<std::string>(), file.at("size").get<uint64_t>(),
+                       file.at("digest").get<std::string>()});
+    }
+  } catch (const Json::exception&) {
+    return {};
+  }
+  return files;
+}
+
 }  // namespace orthomerge

@@ -26,4 +26,7 @@ std::string ReportJson(const Plan& plan, const RunFacts& facts,
 // Provenance: recipe, pinned inputs, digests, versions.
 std::string ProvenanceJson(const Plan& plan, const WriteResult& written);
 
+// The files that a provenance text lists; none if it is damaged.
+std::vector<OutputFile> FilesOfProvenance(const std::string& text);
+
 }  // namespace orthomerge

@@ -234,7 +234,9 @@ class Run {
     const absl::StatusOr<std::string> report =
         ReadObject(*store, output.Child("report.json"), 256 * kMiB, call_);
     if (report.ok()) result_.report_json = *report;
-    for (const PlanFile& file : plan_.files) result_.files.push_back({file.name, file.size, ""});
+    const absl::StatusOr<std::string> provenance =
+        ReadObject(*store, output.Child("orthomerge.json"), 256 * kMiB, call_);
+    if (provenance.ok()) result_.files = FilesOfProvenance(*provenance);
     return absl::OkStatus();
   }
 
