@@ -191,6 +191,7 @@ TEST_F(S3Fault, CancellationStopsATransferAndABackOff) {
     EXPECT_THAT(Read(0, 5, "", options), Fails(Reason::kCancelled, "s3://bucket/folder/object"));
     EXPECT_LT(absl::Now() - start, absl::Seconds(10));
     EXPECT_EQ(count_, 1);
+    server_.reset();  // it uses what this round owns
   }
 }
 
@@ -205,6 +206,7 @@ TEST_F(S3Fault, TheDeadlineStopsATransferAndABackOff) {
     options.deadline = absl::Now() + absl::Milliseconds(100);
     EXPECT_THAT(Read(0, 5, "", options), Fails(Reason::kStorageUnavailable, "deadline"));
     EXPECT_LT(absl::Now() - options.deadline, absl::Seconds(10));
+    server_.reset();  // it uses what this round owns
   }
 }
 
