@@ -84,12 +84,39 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
   return demand.fixed + static_cast<uint64_t>(memory.threads) * std::max(write, reduce);
 }
 
+// Ways to spend memory on one thread, the fastest first. None of it changes a byte of the result.
+std::vector<MemoryPlan> Choices(const Plan& plan, const EngineOptions& options) {
+  MemoryPlan choice;
+  choice.chunk = plan.remote_inputs ? kRemoteChunk : kLocalChunk;
+  if (options.chunk_size > 0) choice.chunk = std::max(options.chunk_size, kMinChunk);
+  choice.read_ahead = plan.remote_inputs ? 2 : 0;
+  choice.upload_slots = plan.remote_output ? 2 : 0;
+  std::vector<MemoryPlan> choices = {choice};
+  const auto shrink_to = [&](uint64_t chunk) {
+    while (choice.chunk > chunk) {
+      choice.chunk = std::max(chunk, choice.chunk / 2);
+      choices.push_back(choice);
+    }
+  };
+  const auto lower = [&](int* what, int to) {
+    if (*what <= to) return;
+    *what = to;
+    choices.push_back(choice);
+  };
+  shrink_to(kMiB);
+  lower(&choice.upload_slots, 1);
+  lower(&choice.read_ahead, 1);
+  lower(&choice.upload_slots, 0);
+  // Below this, requests cost more than another thread gains.
+  shrink_to(plan.remote_inputs ? 4 * kMinChunk : kMinChunk);
+  return choices;
+}
+
 }  // namespace
 
 absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   const Demand demand = Measure(*plan);
   MemoryPlan memory;
-  memory.largest_tensor = demand.whole_name;
   memory.chunk = kMinChunk;
   memory.smallest = Peak(demand, memory);
   if (memory.smallest > options.memory_budget) {
@@ -106,30 +133,19 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
     }
     return MakeError(Reason::kBudgetTooSmall, message);
   }
-  memory.threads = std::max(1, options.threads);
-  memory.chunk = options.chunk_size > 0
-                     ? std::max(options.chunk_size, kMinChunk)
-                     : (plan->remote_inputs ? kRemoteChunk : kLocalChunk);
-  memory.read_ahead = plan->remote_inputs ? 2 : 0;
-  memory.upload_slots = plan->remote_output ? 2 : 0;
-  // Give up what costs least first; none of it changes a byte of the result.
-  while (Peak(demand, memory) > options.memory_budget) {
-    if (memory.chunk > (plan->remote_inputs ? kMiB : kLocalChunk)) {
-      memory.chunk = std::max(kMinChunk, memory.chunk / 2);
-    } else if (memory.read_ahead > 1) {
-      --memory.read_ahead;
-    } else if (memory.upload_slots > 1) {
-      --memory.upload_slots;
-    } else if (memory.chunk > kMinChunk) {
-      memory.chunk = std::max(kMinChunk, memory.chunk / 2);
-    } else if (memory.upload_slots > 0) {
-      --memory.upload_slots;
-    } else if (memory.read_ahead > 0) {
-      --memory.read_ahead;
-    } else {
-      --memory.threads;  // ends: one thread at the smallest chunk is memory.smallest
+  const uint64_t smallest = memory.smallest;  // what is left when no choice fits
+  bool fits = false;
+  for (int threads = std::max(1, options.threads); threads > 0 && !fits; --threads) {
+    for (MemoryPlan choice : Choices(*plan, options)) {
+      choice.threads = threads;
+      fits = Peak(demand, choice) <= options.memory_budget;
+      if (!fits) continue;
+      memory = choice;
+      break;
     }
   }
+  memory.smallest = smallest;
+  memory.largest_tensor = demand.whole_name;
   memory.peak = Peak(demand, memory);
   plan->memory = memory;
   return absl::OkStatus();
