@@ -1,5 +1,6 @@
 # Shared by the scripts in this folder; to be sourced. Sets `root` (the repository) and `python`.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
+
 # The Python of the distribution, where python3-numpy puts NumPy, whatever else PATH offers.
 python=/usr/bin/python3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -38,16 +39,24 @@ missing_packages() {
 # install_packages GROUP...: installs what is missing; asks the network only then.
 install_packages() {
   local missing
-  command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
+  if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     fail "this needs Debian's package tools; the packages are listed in scripts/lib/packages"
+  fi
   mapfile -t missing < <(missing_packages "$@")
   if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
   say "Installing ${missing[*]}"
-  local options=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-  as_root apt-get "${options[@]}" -qq update
+  local log=$root/build/logs/apt.log options=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0)
+  mkdir -p "$root/build/logs"
+  install_now() {
+    as_root apt-get "${options[@]}" -qq -y --no-install-recommends install "${missing[@]}" \
+      </dev/null >>"$log" 2>&1
+  }
+  as_root apt-get "${options[@]}" -qq update >"$log" 2>&1 || true
   # A second try, because another package run at the same time can break the first.
-  as_root apt-get "${options[@]}" -qq -y --no-install-recommends install "${missing[@]}" </dev/null ||
-    as_root apt-get "${options[@]}" -qq -y --no-install-recommends install "${missing[@]}" </dev/null
+  install_now || install_now || {
+    tail -n 30 "$log" >&2
+    fail "apt-get could not install the packages (whole log: $log)"
+  }
 }
 
 # configure DIR OPTION...: a CMake build folder with Ninja and ccache, kept where it still fits.
