@@ -83,9 +83,18 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
 
   ProgressRenderer renderer(context.redraw_progress);
   const auto columns = [&] { return context.columns ? context.columns() : 0; };
+  std::vector<Diagnostic> early;  // warnings shown while there is time to stop the run
   std::function<void(const Progress&)> progress;
   if (!options.quiet) {
     progress = [&](const Progress& now) {
+      if (now.warnings.size() > early.size()) context.err << renderer.Finish(columns());
+      while (early.size() < now.warnings.size()) {
+        Diagnostic warning;
+        warning.is_error = false;
+        warning.message = now.warnings[early.size()];
+        PrintWarnings(context.err, {&warning, 1});
+        early.push_back(std::move(warning));
+      }
       context.err << renderer.Update(now, absl::Now(), columns()) << std::flush;
     };
   }
@@ -99,6 +108,7 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
   }
 
   std::vector<Diagnostic> all = diagnostics.items();
+  all.insert(all.end(), early.begin(), early.end());
   AddNewWarnings(context.err, result->diagnostics, &all);
   if (options.format == OutputFormat::kJson) {
     context.out << OneLine(RunResultJson(*result, all)) << '\n';

@@ -19,7 +19,8 @@ absl::StatusOr<uint64_t> ParseBytes(absl::string_view text) {
   };
   const absl::string_view trimmed = absl::StripAsciiWhitespace(text);
   size_t digits = 0;
-  while (digits < trimmed.size() && (absl::ascii_isdigit(trimmed[digits]) || trimmed[digits] == '.')) {
+  while (digits < trimmed.size() &&
+         (absl::ascii_isdigit(trimmed[digits]) || trimmed[digits] == '.')) {
     ++digits;
   }
   double value = 0;

@@ -34,18 +34,16 @@ constexpr std::array kReasons = {
     ReasonRow{Reason::kUnsupportedDtype, "UNSUPPORTED_DTYPE", absl::StatusCode::kInvalidArgument,
               2},
     ReasonRow{Reason::kUnsupported, "UNSUPPORTED", absl::StatusCode::kUnimplemented, 2},
-    ReasonRow{Reason::kBudgetTooSmall, "BUDGET_TOO_SMALL", absl::StatusCode::kResourceExhausted,
-              2},
+    ReasonRow{Reason::kBudgetTooSmall, "BUDGET_TOO_SMALL", absl::StatusCode::kResourceExhausted, 2},
     ReasonRow{Reason::kInputNotFound, "INPUT_NOT_FOUND", absl::StatusCode::kNotFound, 3},
     ReasonRow{Reason::kInputCorrupt, "INPUT_CORRUPT", absl::StatusCode::kDataLoss, 3},
     ReasonRow{Reason::kInputChanged, "INPUT_CHANGED", absl::StatusCode::kFailedPrecondition, 3},
     ReasonRow{Reason::kShardMissing, "SHARD_MISSING", absl::StatusCode::kNotFound, 3},
     ReasonRow{Reason::kTensorMissing, "TENSOR_MISSING", absl::StatusCode::kNotFound, 3},
-    ReasonRow{Reason::kTensorMismatch, "TENSOR_MISMATCH", absl::StatusCode::kFailedPrecondition,
-              3},
+    ReasonRow{Reason::kTensorMismatch, "TENSOR_MISMATCH", absl::StatusCode::kFailedPrecondition, 3},
     ReasonRow{Reason::kOutputExists, "OUTPUT_EXISTS", absl::StatusCode::kAlreadyExists, 3},
-    ReasonRow{Reason::kOutputIncomplete, "OUTPUT_INCOMPLETE",
-              absl::StatusCode::kFailedPrecondition, 3},
+    ReasonRow{Reason::kOutputIncomplete, "OUTPUT_INCOMPLETE", absl::StatusCode::kFailedPrecondition,
+              3},
     ReasonRow{Reason::kDiskFull, "DISK_FULL", absl::StatusCode::kResourceExhausted, 3},
     ReasonRow{Reason::kStorageUnavailable, "STORAGE_UNAVAILABLE", absl::StatusCode::kUnavailable,
               6},
@@ -91,9 +89,8 @@ int ExitCode(Reason reason) { return Row(reason).exit_code; }
 absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
   absl::Status result(status.code(), absl::StrCat(context, ": ", status.message()));
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
-    result.SetPayload(url, payload);
-  });
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
   return result;
 }
 

@@ -70,10 +70,10 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context);
 #define ORTHOMERGE_CONCAT_INNER(a, b) a##b
 #define ORTHOMERGE_CONCAT(a, b) ORTHOMERGE_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                                    \
-  do {                                                                 \
-    absl::Status orthomerge_status = (expression);                     \
-    if (!orthomerge_status.ok()) return orthomerge_status;             \
+#define RETURN_IF_ERROR(expression)                        \
+  do {                                                     \
+    absl::Status orthomerge_status = (expression);         \
+    if (!orthomerge_status.ok()) return orthomerge_status; \
   } while (false)
 
 #define ASSIGN_OR_RETURN(declaration, expression) \

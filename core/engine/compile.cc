@@ -54,15 +54,17 @@ uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64
 int64_t Granule(const PlanTensor& tensor) {
   if (tensor.copied()) return std::max(1, BitsOf(tensor.tensor.dtype) / 8);
   switch (tensor.program->access()) {
-    case Access::kElement: return 1;
-    case Access::kRow: return std::max<int64_t>(1, tensor.tensor.columns());
-    case Access::kWhole: return std::max<int64_t>(1, tensor.tensor.elements());
+    case Access::kElement:
+      return 1;
+    case Access::kRow:
+      return std::max<int64_t>(1, tensor.tensor.columns());
+    case Access::kWhole:
+      return std::max<int64_t>(1, tensor.tensor.elements());
   }
   return 1;
 }
 
-absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
-                            Diagnostics* diagnostics) {
+absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan, Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
   const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
   const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters);
@@ -90,11 +92,11 @@ absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
       MakeCopy(&tensor, mergekit, "copied (integers)");
       for (const TensorSource& source : tensor.sources) {
         if (mergekit && source.dtype != tensor.tensor.dtype) {
-          diagnostics->Error(Reason::kTensorMismatch,
-                             absl::StrCat("tensor ", tensor.tensor.name, " is ",
-                                          NameOf(source.dtype), " in ",
-                                          plan->origins[source.origin], " but ",
-                                          NameOf(tensor.tensor.dtype), " in ", plan->origins[0]));
+          diagnostics->Error(
+              Reason::kTensorMismatch,
+              absl::StrCat("tensor ", tensor.tensor.name, " is ", NameOf(source.dtype), " in ",
+                           plan->origins[source.origin], " but ", NameOf(tensor.tensor.dtype),
+                           " in ", plan->origins[0]));
         }
       }
     } else if (IsPassthrough(recipe)) {
@@ -135,8 +137,8 @@ absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
       }
       continue;
     }
-    const bool rounded = recipe.input_dtype.has_value() &&
-                         *recipe.input_dtype != tensor.sources[0].dtype;
+    const bool rounded =
+        recipe.input_dtype.has_value() && *recipe.input_dtype != tensor.sources[0].dtype;
     if (tensor.tensor.dtype == tensor.sources[0].dtype && !rounded) {
       MakeCopy(&tensor, false, "copied");
     } else {  // kept, in another dtype

@@ -65,7 +65,8 @@ std::string DescribePlan(const Plan& plan, bool json) {
   if (json) return ToJson(plan).dump(-1, ' ', false, Json::error_handler_t::replace);
   std::string text;
   absl::StrAppendFormat(&text, "method          %s (%d models%s)\n", plan.recipe.method,
-                        plan.recipe.models.size(), plan.recipe.base.has_value() ? " on a base" : "");
+                        plan.recipe.models.size(),
+                        plan.recipe.base.has_value() ? " on a base" : "");
   absl::StrAppendFormat(&text, "plan            %s\n", plan.digest.substr(0, 16));
   absl::StrAppendFormat(&text, "passes          %d over the inputs\n", plan.rounds.size() + 1);
   for (size_t r = 0; r < plan.rounds.size(); ++r) {

@@ -19,9 +19,9 @@ namespace orthomerge {
 class Plan;  // core/engine/plan.h
 
 struct EngineOptions {
-  int threads = 0;                      // 0: one per CPU that this process may use
-  uint64_t memory_budget = 2 * kGiB;    // bytes above the idle process
-  uint64_t chunk_size = 0;              // bytes per read and input; 0: fitted to the storage
+  int threads = 0;                    // 0: one per CPU that this process may use
+  uint64_t memory_budget = 2 * kGiB;  // bytes above the idle process
+  uint64_t chunk_size = 0;            // bytes per read and input; 0: fitted to the storage
   std::string device = "cpu";
 };
 
@@ -32,10 +32,11 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& r
                                                const CallOptions& call, Diagnostics* diagnostics);
 
 struct Progress {
-  std::string stage;  // "reduce 1/2", "write", "publish"
-  uint64_t bytes_done = 0;   // read and written, all stages, work of earlier runs included
+  std::string stage;        // "reduce 1/2", "write", "publish"
+  uint64_t bytes_done = 0;  // read and written, all stages, work of earlier runs included
   uint64_t bytes_total = 0;
-  uint64_t bytes_resumed = 0;  // part of bytes_done that an earlier run did
+  uint64_t bytes_resumed = 0;              // part of bytes_done that an earlier run did
+  std::vector<std::string> warnings = {};  // found so far by the run, in time to stop it
 };
 
 struct StageResult {
@@ -46,28 +47,27 @@ struct StageResult {
 };
 
 struct OutputFile {
-  std::string name;    // relative to the output
+  std::string name;  // relative to the output
   uint64_t size = 0;
   std::string digest;  // "xxh3-parts:..."; same bytes, same digest
 };
 
 struct RunResult {
-  std::string output;       // URI
+  std::string output;  // URI
   std::string plan_digest;
   bool already_complete = false;  // this very plan had been published before
   bool resumed = false;           // some tasks had results of an earlier run
   std::vector<OutputFile> files;
   std::vector<StageResult> stages;
   double seconds = 0;
-  uint64_t peak_rss = 0;    // bytes, of the process
-  std::string report_json;  // the report as published
+  uint64_t peak_rss = 0;                // bytes, of the process
+  std::string report_json;              // the report as published
   std::vector<Diagnostic> diagnostics;  // warnings of plan and run
 };
 
 // Carries the plan out: resumes what an earlier run of the same plan left, publishes a complete
 // checkpoint or nothing. `progress`, if set, is called a few times a second from one thread.
-absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan,
-                                  const CallOptions& call,
+absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
                                   const std::function<void(const Progress&)>& progress);
 
 // Removes what a merge to `output` left that was given up: its work area, uploads, and objects that

@@ -40,9 +40,9 @@ uint64_t AllowedPlace(const Plan& plan, const PlanFile& file, uint64_t place) {
   if (next == file.placements.end()) return file.size;
   if (place <= next->begin) return next->begin;
   const PlanTensor& tensor = plan.tensors[next->tensor];
-  const uint64_t granule =
-      tensor.copied() ? static_cast<uint64_t>(Granule(tensor))
-                      : static_cast<uint64_t>(Granule(tensor)) * BitsOf(next->dtype) / 8;
+  const uint64_t granule = tensor.copied()
+                               ? static_cast<uint64_t>(Granule(tensor))
+                               : static_cast<uint64_t>(Granule(tensor)) * BitsOf(next->dtype) / 8;
   const uint64_t within = (place - next->begin + granule - 1) / granule * granule;
   return std::min(next->begin + within, next->end);
 }
@@ -84,10 +84,9 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
   for (size_t s = 0; s < shards.size(); ++s) {
     PlanFile file;
     file.artifact = artifact;
-    const std::string name =
-        shards.size() == 1 ? "model.safetensors"
-                           : absl::StrFormat("model-%05d-of-%05d.safetensors", s + 1,
-                                             shards.size());
+    const std::string name = shards.size() == 1 ? "model.safetensors"
+                                                : absl::StrFormat("model-%05d-of-%05d.safetensors",
+                                                                  s + 1, shards.size());
     file.name = folder + name;
     std::vector<TensorLayout> layouts;
     std::map<std::string, const Item*> by_name;
@@ -128,13 +127,12 @@ absl::Status LayOutFiles(Plan* plan) {
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     const PlanTensor& tensor = plan->tensors[t];
     if (tensor.copied()) {
-      artifacts[""].push_back(
-          {static_cast<int>(t), 0, tensor.tensor.dtype, tensor.copy_bytes});
+      artifacts[""].push_back({static_cast<int>(t), 0, tensor.tensor.dtype, tensor.copy_bytes});
       continue;
     }
-    const std::vector<SinkSpec> sinks =
-        tensor.keep ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
-                    : tensor.program->sinks(tensor.tensor);
+    const std::vector<SinkSpec> sinks = tensor.keep
+                                            ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
+                                            : tensor.program->sinks(tensor.tensor);
     for (size_t s = 0; s < sinks.size(); ++s) {
       const uint64_t bytes =
           static_cast<uint64_t>(tensor.tensor.elements()) * BitsOf(sinks[s].dtype) / 8;
@@ -160,8 +158,8 @@ void CutTasks(Plan* plan) {
     }
     for (const Placement& placement : plan->files[f].placements) {
       const PlanTensor& tensor = plan->tensors[placement.tensor];
-      const int64_t count = tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes)
-                                            : tensor.tensor.elements();
+      const int64_t count =
+          tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();
       for (const TensorSource& source : tensor.sources) {
         plan->write_bytes_read += SourceBytes(tensor, source, count);
       }

@@ -98,14 +98,14 @@ class Matcher {
           diagnostics_->Error(
               Reason::kShapeMismatch,
               absl::StrCat("tensor ", name, " has shape ", ShapeText(info->shape), " in ",
-                           plan_->origins[origin], " (", checkpoint.uri().ToString(),
-                           ") but ", ShapeText(tensor.tensor.shape), " in ", plan_->origins[0],
+                           plan_->origins[origin], " (", checkpoint.uri().ToString(), ") but ",
+                           ShapeText(tensor.tensor.shape), " in ", plan_->origins[0],
                            ": only models of one architecture and vocabulary can be merged"));
         }
         continue;
       }
-      tensor.sources.push_back({first_files_[origin] + info->file, info->begin, info->dtype,
-                                static_cast<int>(origin)});
+      tensor.sources.push_back(
+          {first_files_[origin] + info->file, info->begin, info->dtype, static_cast<int>(origin)});
       tensor.copy_bytes = origin == 0 ? info->bytes() : tensor.copy_bytes;
     }
     if (complete) plan_->tensors.push_back(std::move(tensor));

@@ -15,11 +15,11 @@ constexpr uint64_t kRemoteChunk = 4 * kMiB;
 
 // Sizes of the plan that memory depends on, in bytes.
 struct Demand {
-  uint64_t fixed = 0;       // plan, heap, thread stacks, connections
-  uint64_t sources = 0;     // most sources of a tensor
-  uint64_t piece = 0;       // largest piece that cannot be split, one source
-  uint64_t blocks = 0;      // rows of the working dtype for the largest block
-  uint64_t whole = 0;       // largest whole-tensor program, everything but its part
+  uint64_t fixed = 0;    // plan, heap, thread stacks, connections
+  uint64_t sources = 0;  // most sources of a tensor
+  uint64_t piece = 0;    // largest piece that cannot be split, one source
+  uint64_t blocks = 0;   // rows of the working dtype for the largest block
+  uint64_t whole = 0;    // largest whole-tensor program, everything but its part
   std::string whole_name;
   uint64_t part = 0;        // largest part
   uint64_t counters = 0;    // exact partials, per thread
@@ -46,9 +46,9 @@ Demand Measure(const Plan& plan) {
       all += BitsOf(source.dtype) / 8;
     }
     if (!tensor.keep && tensor.program->access() == Access::kWhole) {
-      const uint64_t whole = elements * (all + rows * width + 1) +
-                             static_cast<uint64_t>(tensor.program->working_bytes(
-                                 tensor.tensor.elements()));
+      const uint64_t whole =
+          elements * (all + rows * width + 1) +
+          static_cast<uint64_t>(tensor.program->working_bytes(tensor.tensor.elements()));
       if (whole > demand.whole) {
         demand.whole = whole;
         demand.whole_name = tensor.tensor.name;
@@ -120,14 +120,14 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   memory.chunk = kMinChunk;
   memory.smallest = Peak(demand, memory);
   if (memory.smallest > options.memory_budget) {
-    std::string message = absl::StrCat(
-        "the memory budget of ", FormatBytes(options.memory_budget),
-        " is too small: this plan needs at least ", FormatBytes(memory.smallest), " (",
-        memory.smallest, " bytes)");
+    std::string message =
+        absl::StrCat("the memory budget of ", FormatBytes(options.memory_budget),
+                     " is too small: this plan needs at least ", FormatBytes(memory.smallest), " (",
+                     memory.smallest, " bytes)");
     if (!demand.whole_name.empty() && demand.whole > options.memory_budget / 4) {
       absl::StrAppend(&message, " because ", demand.whole_name,
-                      " is computed as a whole; raise --memory-budget, or add '",
-                      demand.whole_name, "' to `exclude`");
+                      " is computed as a whole; raise --memory-budget, or add '", demand.whole_name,
+                      "' to `exclude`");
     } else {
       absl::StrAppend(&message, "; raise --memory-budget");
     }

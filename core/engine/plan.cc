@@ -88,8 +88,7 @@ std::string DigestOf(const Plan& plan) {
 }  // namespace
 
 uint64_t Plan::total_bytes() const {
-  return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) +
-         output_bytes;
+  return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) + output_bytes;
 }
 
 const std::string& Plan::commit_name() const {
@@ -100,13 +99,12 @@ const std::string& Plan::commit_name() const {
 
 absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& recipe,
                                                const EngineOptions& options,
-                                               const CallOptions& call,
-                                               Diagnostics* diagnostics) {
+                                               const CallOptions& call, Diagnostics* diagnostics) {
   return MakePlanWith(MakeMethod, storage, recipe, options, call, diagnostics);
 }
 
-absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method,
-                                                   Storage& storage, const Recipe& recipe,
+absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method, Storage& storage,
+                                                   const Recipe& recipe,
                                                    const EngineOptions& options,
                                                    const CallOptions& call,
                                                    Diagnostics* diagnostics) {
@@ -114,8 +112,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
                    OpenInputs(storage, recipe, call, plan.get(), diagnostics));
-  RETURN_IF_ERROR(
-      MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
   const absl::Status compiled = CompileTensors(make_method, plan.get(), diagnostics);
   if (!compiled.ok()) {
     if (!diagnostics->has_errors()) diagnostics->Add(compiled);

@@ -23,7 +23,7 @@ struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int origin = 0;      // index into Plan::origins
+  int origin = 0;  // index into Plan::origins
 };
 
 struct PlanTensor {
@@ -92,11 +92,11 @@ struct PlanBlob {
 // How the budget is spent; decided from EngineOptions, never part of the digest.
 struct MemoryPlan {
   int threads = 1;
-  uint64_t chunk = 0;         // bytes per read and source
-  int read_ahead = 0;         // further chunks in flight per thread (remote storage)
-  int upload_slots = 0;       // further parts in flight per thread (remote storage)
-  uint64_t peak = 0;          // estimate, bytes above the idle process
-  uint64_t smallest = 0;      // smallest budget that works
+  uint64_t chunk = 0;          // bytes per read and source
+  int read_ahead = 0;          // further chunks in flight per thread (remote storage)
+  int upload_slots = 0;        // further parts in flight per thread (remote storage)
+  uint64_t peak = 0;           // estimate, bytes above the idle process
+  uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
 };
 
@@ -132,8 +132,8 @@ class Plan {
 // Makes the method of a recipe; tests bring methods of their own.
 using MethodMaker = std::function<absl::StatusOr<std::unique_ptr<Method>>(
     const MethodSpec& spec, absl::Span<const MethodSpec> transforms)>;
-absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method,
-                                                   Storage& storage, const Recipe& recipe,
+absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_method, Storage& storage,
+                                                   const Recipe& recipe,
                                                    const EngineOptions& options,
                                                    const CallOptions& call,
                                                    Diagnostics* diagnostics);
@@ -146,12 +146,12 @@ int64_t Granule(const PlanTensor& tensor);
 
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
-                          Diagnostics* diagnostics);                      // match.cc
+                          Diagnostics* diagnostics);  // match.cc
 absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
-                            Diagnostics* diagnostics);                    // compile.cc
-absl::Status LayOutFiles(Plan* plan);                                     // layout.cc
-void CutTasks(Plan* plan);                                                // layout.cc
-absl::Status FitMemory(Plan* plan, const EngineOptions& options);         // memory.cc
+                            Diagnostics* diagnostics);             // compile.cc
+absl::Status LayOutFiles(Plan* plan);                              // layout.cc
+void CutTasks(Plan* plan);                                         // layout.cc
+absl::Status FitMemory(Plan* plan, const EngineOptions& options);  // memory.cc
 
 // Parts and tasks of about these sizes; tests make them smaller.
 constexpr uint64_t kPartBytes = 8 * kMiB;

@@ -73,9 +73,8 @@ absl::Status Publisher::Lost(int file, const absl::Status& status) {
 absl::StatusOr<std::string> Publisher::PutPart(int file, int part, absl::string_view bytes) {
   ASSIGN_OR_RETURN(const std::string upload, UploadOf(file));
   const PlanFile& plan_file = plan_.files[file];
-  absl::StatusOr<std::string> tag =
-      store_->PutPart(UriOf(plan_file.name), upload, part + 1, plan_file.parts[part].begin, bytes,
-                      call_);
+  absl::StatusOr<std::string> tag = store_->PutPart(UriOf(plan_file.name), upload, part + 1,
+                                                    plan_file.parts[part].begin, bytes, call_);
   if (!tag.ok()) return Lost(file, tag.status());
   return tag;
 }
@@ -141,8 +140,7 @@ absl::Status Publisher::PublishBlob(const Blob& blob) {
   const Uri uri = UriOf(blob.name);
   ASSIGN_OR_RETURN(bool published, IsPublished(uri));
   if (published) return absl::OkStatus();
-  const absl::Status status =
-      store_->Put(uri, blob.bytes, metadata_, Condition::kIfAbsent, call_);
+  const absl::Status status = store_->Put(uri, blob.bytes, metadata_, Condition::kIfAbsent, call_);
   if (status.ok() || ReasonOf(status) != Reason::kOutputExists) return status;
   return IsPublished(uri).status();
 }
@@ -178,8 +176,8 @@ absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tag
   // A killed run may have left half-written small files, which must not move along.
   std::error_code error;
   std::vector<std::filesystem::path> debris;
-  for (std::filesystem::recursive_directory_iterator it(root_.key, error), end;
-       !error && it != end; it.increment(error)) {
+  for (std::filesystem::recursive_directory_iterator it(root_.key, error), end; !error && it != end;
+       it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (absl::StartsWith(name, ".") && absl::EndsWith(name, ".upload")) debris.push_back(*it);
   }

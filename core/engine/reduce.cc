@@ -67,8 +67,8 @@ bool AddCounters(absl::string_view encoded, std::vector<uint64_t>* counters) {
 // The results of all tasks of one round, as they come in.
 class Results {
  public:
-  Results(const Plan& plan, int round) : plan_(plan), round_(plan.rounds[round]),
-                                         tasks_(plan.reduce_tasks[round]) {
+  Results(const Plan& plan, int round)
+      : plan_(plan), round_(plan.rounds[round]), tasks_(plan.reduce_tasks[round]) {
     folded_.tensors.resize(plan.tensors.size());
     if (exact()) {
       folded_.counters.assign(static_cast<size_t>(round_.width), 0);
@@ -120,7 +120,11 @@ class ReduceWorker : public StageWorker {
  public:
   ReduceWorker(const StageContext& context, int round, const Solved& solved,
                const std::vector<size_t>& pending, std::atomic<size_t>* next, Results* results)
-      : context_(context), round_(round), solved_(solved), pending_(pending), next_(next),
+      : context_(context),
+        round_(round),
+        solved_(solved),
+        pending_(pending),
+        next_(next),
         results_(results) {
     const auto width = static_cast<size_t>(context.plan.rounds[round].width);
     if (results->exact()) {
@@ -155,8 +159,7 @@ class ReduceWorker : public StageWorker {
         at[s] += SourceBytes(tensor, tensor.sources[s], count);
       }
     }
-    const Segment& leaf =
-        context_.plan.reduce_tasks[round_][taken_.front()].leaves[piece.index];
+    const Segment& leaf = context_.plan.reduce_tasks[round_][taken_.front()].leaves[piece.index];
     if (!results_->exact() && piece.first + piece.count == leaf.first + leaf.count) FinishLeaf();
     return absl::OkStatus();
   }

@@ -29,16 +29,15 @@ Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
     const std::string& name = plan.origins[origin];
     per_origin[name] = per_origin.value(name, int64_t{0}) + count;
     if (tensors.size() < kListedTensors) {
-      tensors.push_back({{"tensor", plan.tensors[tensor].tensor.name},
-                         {"model", name},
-                         {"nonfinite", count}});
+      tensors.push_back(
+          {{"tensor", plan.tensors[tensor].tensor.name}, {"model", name}, {"nonfinite", count}});
     }
     const PlanTensor& plan_tensor = plan.tensors[tensor];
     if (!plan_tensor.copied() && !plan_tensor.keep &&
         plan_tensor.program->access() == Access::kWhole) {
-      warnings->push_back(absl::StrCat(
-          plan_tensor.tensor.name, " holds values that are not finite (", name,
-          "): it was merged by the rule for tensors that are no matrix"));
+      warnings->push_back(
+          absl::StrCat(plan_tensor.tensor.name, " holds values that are not finite (", name,
+                       "): it was merged by the rule for tensors that are no matrix"));
     }
   }
   json["total"] = total;
@@ -46,10 +45,10 @@ Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
   json["tensors"] = std::move(tensors);
   if (total > 0) {
     const auto& [key, count] = *counts.begin();
-    warnings->push_back(absl::StrCat(
-        total, " values of the inputs are NaN or infinite, first in tensor ",
-        plan.tensors[key.first].tensor.name, " of ", plan.origins[key.second], " (", count,
-        "); they are carried into the output and counted in no statistic"));
+    warnings->push_back(
+        absl::StrCat(total, " values of the inputs are NaN or infinite, first in tensor ",
+                     plan.tensors[key.first].tensor.name, " of ", plan.origins[key.second], " (",
+                     count, "); they are carried into the output and counted in no statistic"));
   }
   return json;
 }
@@ -101,8 +100,7 @@ std::string ProvenanceJson(const Plan& plan, const WriteResult& written) {
   json["recipe"] = Json::parse(plan.recipe.ToJson(), nullptr, false);
   Json inputs = Json::array();
   for (const InputFile& input : plan.inputs) {
-    inputs.push_back(
-        {{"uri", input.uri.ToString()}, {"size", input.size}, {"etag", input.etag}});
+    inputs.push_back({{"uri", input.uri.ToString()}, {"size", input.size}, {"etag", input.etag}});
   }
   json["inputs"] = std::move(inputs);
   Json files = Json::array();

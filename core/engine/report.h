@@ -20,8 +20,7 @@ struct RunFacts {
 };
 
 // What a person wants to know; `warnings` receives what the method and the data gave rise to.
-std::string ReportJson(const Plan& plan, const RunFacts& facts,
-                       std::vector<std::string>* warnings);
+std::string ReportJson(const Plan& plan, const RunFacts& facts, std::vector<std::string>* warnings);
 
 // Provenance: recipe, pinned inputs, digests, versions.
 std::string ProvenanceJson(const Plan& plan, const WriteResult& written);

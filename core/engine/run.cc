@@ -71,14 +71,20 @@ class ProgressThread {
     stage_ = std::move(stage);
   }
 
+  void Warn(std::vector<std::string> warnings) {
+    absl::MutexLock lock(&mutex_);
+    warnings_ = std::move(warnings);
+  }
+
  private:
   void Call() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Progress progress;
     progress.stage = stage_;
+    progress.warnings = warnings_;
     progress.bytes_resumed = traffic_.resumed;
     progress.bytes_total = plan_.total_bytes();
-    progress.bytes_done = std::min<uint64_t>(
-        traffic_.read + traffic_.written + traffic_.resumed, progress.bytes_total);
+    progress.bytes_done = std::min<uint64_t>(traffic_.read + traffic_.written + traffic_.resumed,
+                                             progress.bytes_total);
     callback_(progress);
   }
 
@@ -87,6 +93,7 @@ class ProgressThread {
   const std::function<void(const Progress&)>& callback_;
   absl::Mutex mutex_;
   std::string stage_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> warnings_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
@@ -147,8 +154,8 @@ class Run {
  private:
   absl::Status ExecuteTasks(OutputState state) {
     RETURN_IF_ERROR(CheckSpace());
-    ASSIGN_OR_RETURN(work_area_, WorkArea::Open(storage_, *plan_.recipe.output.uri, plan_.digest,
-                                                call_));
+    ASSIGN_OR_RETURN(work_area_,
+                     WorkArea::Open(storage_, *plan_.recipe.output.uri, plan_.digest, call_));
     result_.resumed = work_area_->had_results();
     publisher_.emplace(storage_, plan_, work_area_.get(), state, call_);
     RETURN_IF_ERROR(publisher_->Open());
@@ -159,9 +166,9 @@ class Run {
     }
     const absl::Status discarded = publisher_->Discard();
     if (!discarded.ok()) {
-      status = MakeError(ReasonOf(status),
-                         absl::StrCat(status.message(), " (and cleaning up failed: ",
-                                      discarded.message(), ")"));
+      status = MakeError(
+          ReasonOf(status),
+          absl::StrCat(status.message(), " (and cleaning up failed: ", discarded.message(), ")"));
     }
     return status;
   }
@@ -178,6 +185,9 @@ class Run {
       solved.rounds.emplace_back();
       RETURN_IF_ERROR(plan_.method->Solve(round, folded, &solved));
     }
+    MethodReport findings;
+    plan_.method->Report(solved, &findings);
+    progress_.Warn(std::move(findings.warnings));
     for (int attempt = 0;; ++attempt) {
       const absl::Status status = WriteAndPublish(context, solved);
       if (status.ok()) break;
@@ -207,9 +217,9 @@ class Run {
     result_.report_json = ReportJson(plan_, facts, &warnings);
     {
       const StageClock clock("publish", traffic_, &result_.stages);
-      RETURN_IF_ERROR(publisher_->Publish(
-          written.tags, {{"report.json", result_.report_json},
-                         {"orthomerge.json", ProvenanceJson(plan_, written)}}));
+      RETURN_IF_ERROR(
+          publisher_->Publish(written.tags, {{"report.json", result_.report_json},
+                                             {"orthomerge.json", ProvenanceJson(plan_, written)}}));
     }
     for (std::string& warning : warnings) {
       Diagnostic diagnostic;
@@ -246,8 +256,7 @@ class Run {
     if (output.scheme != Uri::Scheme::kFile) return absl::OkStatus();
     ASSIGN_OR_RETURN(const uint64_t free, FreeSpace(output.key));
     uint64_t staged = 0;  // by an earlier run
-    const Uri staging =
-        output.Sibling(WorkAreaName(output, plan_.digest)).Child("staging");
+    const Uri staging = output.Sibling(WorkAreaName(output, plan_.digest)).Child("staging");
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
     if (store->Stat(staging, call_).ok()) staged = plan_.output_bytes;
     if (plan_.output_bytes <= free + staged) return absl::OkStatus();
@@ -269,8 +278,7 @@ class Run {
 
 }  // namespace
 
-absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan,
-                                  const CallOptions& call,
+absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
                                   const std::function<void(const Progress&)>& progress) {
   if (!plan.recipe.output.uri.has_value()) {
     return MakeError(Reason::kMissingKey,

@@ -54,8 +54,8 @@ void Stack::Release() {
 }
 
 template <class T>
-void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor,
-                    absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite) {
+void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const char* const> bytes,
+                    StackUse use, int64_t* nonfinite) {
   const int64_t n = region_.elements;
   const size_t sources = tensor.sources.size();
   row_bytes_ = RoundUp(static_cast<size_t>(n) * sizeof(T));
@@ -93,9 +93,8 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor,
   region_.rows = row_pointers_;
 }
 
-const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t first,
-                           int64_t count, absl::Span<const char* const> bytes, StackUse use,
-                           int64_t* nonfinite) {
+const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t first, int64_t count,
+                           absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite) {
   region_ = Region();
   region_.f64 = tensor.tensor.f64;
   region_.offset = first;

@@ -68,9 +68,9 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
   uint64_t gaps_left = total / 4;
   for (const Want& want : wants) {
     Read* last = chunk->reads.empty() ? nullptr : &chunk->reads.back();
-    const bool near = last != nullptr && last->file == want.file &&
-                      (want.begin <= last->end ||
-                       want.begin - last->end <= std::min(max_gap, gaps_left));
+    const bool near =
+        last != nullptr && last->file == want.file &&
+        (want.begin <= last->end || want.begin - last->end <= std::min(max_gap, gaps_left));
     if (near) {
       if (want.begin > last->end) gaps_left -= want.begin - last->end;
       last->end = std::max(last->end, want.end);
@@ -90,9 +90,14 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
 // One thread of a stage.
 class Runner {
  public:
-  Runner(Storage& storage, const Plan& plan, const CallOptions& call, Traffic* traffic,
-         IoPool* io, std::atomic<bool>* stop, StageWorker* worker)
-      : storage_(storage), plan_(plan), call_(call), traffic_(traffic), io_(io), stop_(stop),
+  Runner(Storage& storage, const Plan& plan, const CallOptions& call, Traffic* traffic, IoPool* io,
+         std::atomic<bool>* stop, StageWorker* worker)
+      : storage_(storage),
+        plan_(plan),
+        call_(call),
+        traffic_(traffic),
+        io_(io),
+        stop_(stop),
         worker_(worker) {}
 
   absl::Status Run() {
@@ -147,9 +152,8 @@ class Runner {
       }
       if (widest > room) {
         const int64_t whole = worker_->PieceGranule(tensor);
-        const auto fits = static_cast<int64_t>(static_cast<double>(count) *
-                                               static_cast<double>(room) /
-                                               static_cast<double>(widest));
+        const auto fits = static_cast<int64_t>(
+            static_cast<double>(count) * static_cast<double>(room) / static_cast<double>(widest));
         if (fits < whole && !chunk->pieces.empty()) break;
         count = std::min(count, std::max(fits / whole, int64_t{1}) * whole);
         widest = room;
@@ -179,9 +183,8 @@ class Runner {
     }
     for (const Read& read : chunk->reads) {
       io_->Submit([this, chunk, &read] {
-        const absl::Status status = stop_->load(std::memory_order_relaxed)
-                                        ? absl::OkStatus()
-                                        : ReadInto(read, chunk);
+        const absl::Status status =
+            stop_->load(std::memory_order_relaxed) ? absl::OkStatus() : ReadInto(read, chunk);
         absl::MutexLock lock(&chunk->mutex);
         chunk->status.Update(status);
         --chunk->pending;
@@ -194,9 +197,8 @@ class Runner {
     const InputFile& input = plan_.inputs[read.file];
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri));
     const size_t size = read.end - read.begin;
-    RETURN_IF_ERROR(store->Read(input.uri, read.begin,
-                                absl::MakeSpan(chunk->data + read.at, size), input.etag,
-                                call_));
+    RETURN_IF_ERROR(store->Read(input.uri, read.begin, absl::MakeSpan(chunk->data + read.at, size),
+                                input.etag, call_));
     traffic_->read.fetch_add(size, std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -215,8 +217,7 @@ class Runner {
     for (size_t p = 0; p < chunk.pieces.size(); ++p) {
       bytes.clear();
       for (const auto& [read, begin] : chunk.places[p]) {
-        bytes.push_back(chunk.data + chunk.reads[read].at +
-                        (begin - chunk.reads[read].begin));
+        bytes.push_back(chunk.data + chunk.reads[read].at + (begin - chunk.reads[read].begin));
       }
       RETURN_IF_ERROR(worker_->Process(chunk.pieces[p], bytes));
     }
@@ -304,8 +305,8 @@ absl::Status RunStage(Storage& storage, const Plan& plan, const std::string& nam
         const std::unique_ptr<StageWorker> worker = make_worker();
         status = Runner(storage, plan, call, traffic, io.get(), &stop, worker.get()).Run();
       } catch (const std::exception& error) {
-        status = MakeError(Reason::kInternal, absl::StrCat("out of memory or worse: ",
-                                                           error.what()));
+        status =
+            MakeError(Reason::kInternal, absl::StrCat("out of memory or worse: ", error.what()));
       }
       if (!status.ok()) {
         stop = true;

@@ -63,8 +63,7 @@ absl::StatusOr<std::optional<std::string>> WorkArea::Get(const std::string& name
     absl::MutexLock guard(&mutex_);
     if (!names_.contains(name)) return std::nullopt;
   }
-  absl::StatusOr<std::string> framed =
-      ReadObject(*store_, folder_.Child(name), kMaxEntry, call_);
+  absl::StatusOr<std::string> framed = ReadObject(*store_, folder_.Child(name), kMaxEntry, call_);
   if (!framed.ok()) {
     if (ReasonOf(framed.status()) == Reason::kInputNotFound) return std::nullopt;
     return framed.status();
@@ -95,9 +94,7 @@ absl::Status WorkArea::Forget(const std::string& name) {
 
 absl::Status WorkArea::Remove() { return store_->DeleteFolder(folder_, CallOptions()); }
 
-std::string UploadRecord::ToJson() const {
-  return nlohmann::json{{"uri", uri}, {"id", id}}.dump();
-}
+std::string UploadRecord::ToJson() const { return nlohmann::json{{"uri", uri}, {"id", id}}.dump(); }
 
 absl::StatusOr<UploadRecord> UploadRecord::FromJson(absl::string_view text) {
   const auto json = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);

@@ -209,8 +209,8 @@ class WriteWorker : public StageWorker {
     const Placement& placement = *work.placements[piece.index];
     const PlanTensor& tensor = context_.plan.tensors[piece.tensor];
     const uint64_t width = tensor.copied() ? 1 : BitsOf(placement.dtype) / 8;
-    char* out = work.data + (placement.begin + static_cast<uint64_t>(piece.first) * width -
-                             work.begin);
+    char* out =
+        work.data + (placement.begin + static_cast<uint64_t>(piece.first) * width - work.begin);
     return tensor.copied() ? Copy(tensor, piece, bytes, out, &work)
                            : Emit(tensor, piece, placement, bytes, out, &work);
   }
@@ -228,8 +228,7 @@ class WriteWorker : public StageWorker {
     auto upload = std::make_unique<PartUpload>();
     upload->work = std::move(work);
     uploads_->Submit([state = state_, upload = upload.get(), bytes] {
-      const absl::Status status =
-          state->Finish(upload->work.unit, bytes, upload->work.nonfinite);
+      const absl::Status status = state->Finish(upload->work.unit, bytes, upload->work.nonfinite);
       absl::MutexLock lock(&upload->mutex);
       upload->status = status;
       upload->done = true;
@@ -264,9 +263,8 @@ class WriteWorker : public StageWorker {
     while (static_cast<int>(in_flight_.size()) > leave) {
       PartUpload* upload = in_flight_.front().get();
       {
-        const auto done = [upload]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(upload->mutex) {
-          return upload->done;
-        };
+        const auto done = [upload]()
+                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(upload->mutex) { return upload->done; };
         absl::MutexLock lock(&upload->mutex);
         upload->mutex.Await(absl::Condition(&done));
         status.Update(upload->status);
@@ -298,9 +296,11 @@ class WriteWorker : public StageWorker {
     for (size_t s = 1; s < bytes.size(); ++s) {
       if (std::memcmp(bytes[0], bytes[s], count) != 0) {
         return MakeError(Reason::kTensorMismatch,
-                         absl::StrCat("tensor ", tensor.tensor.name, " holds integers that differ "
-                                      "between ", context_.plan.origins[tensor.sources[0].origin],
-                                      " and ", context_.plan.origins[tensor.sources[s].origin],
+                         absl::StrCat("tensor ", tensor.tensor.name,
+                                      " holds integers that differ "
+                                      "between ",
+                                      context_.plan.origins[tensor.sources[0].origin], " and ",
+                                      context_.plan.origins[tensor.sources[s].origin],
                                       "; integers cannot be merged"));
       }
     }

@@ -1,7 +1,6 @@
 // The LibTorch side of core/math/linalg.h: a module of its own, compiled as C++17.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_svd.h>
@@ -50,8 +49,9 @@ class TorchAlgebra : public DenseAlgebra {
       return mean;
     } catch (const std::exception& error) {
       const std::string what = error.what();
-      return MakeError(Reason::kInternal, absl::StrCat("singular value decomposition of a ", m, " x ",
-                                                       n, " matrix: ", what.substr(0, what.find('\n'))));
+      return MakeError(Reason::kInternal,
+                       absl::StrCat("singular value decomposition of a ", m, " x ", n,
+                                    " matrix: ", what.substr(0, what.find('\n'))));
     }
   }
 

@@ -54,10 +54,14 @@ double RoundDouble(double x, int precision, int min_exponent, double max_finite)
 
 double RoundDoubleTo(DType dtype, double x) {
   switch (dtype) {
-    case DType::kBF16: return RoundDouble(x, 8, -126, 0x1.fep127);
-    case DType::kF16: return RoundDouble(x, 11, -14, 65504.0);
-    case DType::kF32: return RoundDouble(x, 24, -126, 0x1.fffffep127);
-    default: return x;
+    case DType::kBF16:
+      return RoundDouble(x, 8, -126, 0x1.fep127);
+    case DType::kF16:
+      return RoundDouble(x, 11, -14, 65504.0);
+    case DType::kF32:
+      return RoundDouble(x, 24, -126, 0x1.fffffep127);
+    default:
+      return x;
   }
 }
 

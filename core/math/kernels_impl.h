@@ -66,9 +66,12 @@ int64_t LoadF32(const char* __restrict src, float* __restrict dst, int64_t n) {
 int64_t Load(DType dtype, const void* src, float* dst, int64_t n) {
   const char* bytes = static_cast<const char*>(src);
   switch (dtype) {
-    case DType::kBF16: return LoadBF16(bytes, dst, n);
-    case DType::kF16: return LoadF16(bytes, dst, n);
-    default: return LoadF32(bytes, dst, n);
+    case DType::kBF16:
+      return LoadBF16(bytes, dst, n);
+    case DType::kF16:
+      return LoadF16(bytes, dst, n);
+    default:
+      return LoadF32(bytes, dst, n);
   }
 }
 
@@ -111,9 +114,12 @@ void StoreF32(const float* __restrict src, char* __restrict dst, int64_t n) {
 void Store(DType dtype, const float* src, void* dst, int64_t n) {
   char* bytes = static_cast<char*>(dst);
   switch (dtype) {
-    case DType::kBF16: return StoreBF16(src, bytes, n);
-    case DType::kF16: return StoreF16(src, bytes, n);
-    default: return StoreF32(src, bytes, n);
+    case DType::kBF16:
+      return StoreBF16(src, bytes, n);
+    case DType::kF16:
+      return StoreF16(src, bytes, n);
+    default:
+      return StoreF32(src, bytes, n);
   }
 }
 

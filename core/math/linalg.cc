@@ -31,8 +31,8 @@ absl::StatusOr<const DenseAlgebra*> Load() {
       absl::StrAppend(&failure, failure.empty() ? "" : "; ", dlerror());
       continue;
     }
-    auto* make = reinterpret_cast<const DenseAlgebra* (*)()>(
-        dlsym(module, "orthomerge_dense_algebra"));
+    auto* make =
+        reinterpret_cast<const DenseAlgebra* (*)()>(dlsym(module, "orthomerge_dense_algebra"));
     if (make != nullptr) return make();
     absl::StrAppend(&failure, path, " is no module of orthomerge");
   }

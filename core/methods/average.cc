@@ -1,4 +1,5 @@
-// Weighted mean: theta = sum_i w_i theta_i / sum_i w_i (arXiv 2203.05482; all weights 1 by default).
+// Weighted mean: theta = sum_i w_i theta_i / sum_i w_i (arXiv 2203.05482; all weights 1 by
+// default).
 #include <cmath>
 #include <numeric>
 

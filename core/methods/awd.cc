@@ -235,12 +235,17 @@ class Awd : public Method {
       values.tensors.resize(folded.tensors.size());
       for (size_t t = 0; t < folded.tensors.size(); ++t) {
         if (folded.tensors[t].empty()) continue;
-        values.tensors[t] =
-            settings_.SolveUnit(FullGram(folded.tensors[t], k_), k_, model_norm).c;
+        values.tensors[t] = settings_.SolveUnit(FullGram(folded.tensors[t], k_), k_, model_norm).c;
       }
     }
     values.evidence = gram;
     return absl::OkStatus();
+  }
+
+  absl::Status CheckTransform() const override {
+    if (settings_.granularity != Granularity::kRow) return absl::OkStatus();
+    return MakeError(Reason::kUnsupported,
+                     "transform: awd takes granularity model or tensor, not row");
   }
 
   void Map(const OutputTensor& tensor, const Region& region, const Solved& solved) const override {

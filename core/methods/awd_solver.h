@@ -21,9 +21,9 @@ struct AwdLoss {
 };
 
 struct AwdSolution {
-  std::vector<double> c;  // delta = sum_k c[k] tau_k
-  double gradient_norm = 0;  // g0 = ||grad L_O(0)||
-  AwdLoss first, last;       // before the first step, after the last
+  std::vector<double> c;       // delta = sum_k c[k] tau_k
+  double gradient_norm = 0;    // g0 = ||grad L_O(0)||
+  AwdLoss first, last;         // before the first step, after the last
   std::vector<AwdLoss> trace;  // before every step; filled on request
 };
 

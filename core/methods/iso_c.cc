@@ -46,8 +46,7 @@ class IsoCProgram : public TensorProgram {
     const bool zero = std::all_of(sum.begin(), sum.end(), [](double x) { return x == 0; });
     double mean = 0;
     if (!zero) {
-      ASSIGN_OR_RETURN(mean,
-                       algebra_->Isotropic(sum.data(), tensor_.shape[0], tensor_.shape[1]));
+      ASSIGN_OR_RETURN(mean, algebra_->Isotropic(sum.data(), tensor_.shape[0], tensor_.shape[1]));
     }
     const T* base = region.base_as<T>();
     for (int64_t i = 0; i < region.elements; ++i) {

@@ -17,6 +17,10 @@ void TensorProgram::Accumulate(int, const Region&, const Solved&, Accumulator&) 
 
 absl::Status Method::Solve(int, const Folded&, Solved*) const { return absl::OkStatus(); }
 
+absl::Status Method::CheckTransform() const {
+  return MakeError(Reason::kUnsupported, "this method is no transform");
+}
+
 void Method::Map(const OutputTensor&, const Region&, const Solved&) const {}
 
 void Method::Report(const Solved&, MethodReport*) const {}

@@ -40,20 +40,24 @@ enum class Access { kElement, kRow, kWhole };
 // leaf's start, whatever the access; for Emit, row accesses hold whole rows.
 struct Region {
   bool f64 = false;
-  int64_t offset = 0;    // first element, row-major
+  int64_t offset = 0;  // first element, row-major
   int64_t elements = 0;
-  int64_t columns = 0;   // row length for row and whole access
-  const void* base = nullptr;         // null without a base
-  absl::Span<void* const> rows;       // K rows: weights, or task vectors where the method asks
-  // 0 where an element has a non-finite source, 1 elsewhere; null when all are finite. Such elements
-  // add nothing to any reduction: in Accumulate their rows are set to 0, in Emit they carry what the
-  // sources hold.
+  int64_t columns = 0;           // row length for row and whole access
+  const void* base = nullptr;    // null without a base
+  absl::Span<void* const> rows;  // K rows: weights, or task vectors where the method asks
+  // 0 where an element has a non-finite source, 1 elsewhere; null when all are finite. Such
+  // elements add nothing to any reduction: in Accumulate their rows are set to 0, in Emit they
+  // carry what the sources hold.
   const uint8_t* counts = nullptr;
 
   template <class T>
-  const T* base_as() const { return static_cast<const T*>(base); }
+  const T* base_as() const {
+    return static_cast<const T*>(base);
+  }
   template <class T>
-  T* row_as(size_t k) const { return static_cast<T*>(rows[k]); }
+  T* row_as(size_t k) const {
+    return static_cast<T*>(rows[k]);
+  }
 };
 
 // A pass over the inputs before the one that writes.
@@ -104,7 +108,10 @@ class TensorProgram {
 
   virtual Access access() const { return Access::kElement; }
   // `round` counts from 0 in every method.
-  virtual bool takes_part(int round) const { (void)round; return false; }
+  virtual bool takes_part(int round) const {
+    (void)round;
+    return false;
+  }
   // Adds a region to the partial of `round`. Rounds before it are solved.
   virtual void Accumulate(int round, const Region& region, const Solved& solved,
                           Accumulator& partial) const;
@@ -116,7 +123,10 @@ class TensorProgram {
     return {{"", tensor.dtype}};
   }
   // Bytes that Emit needs beside its region and sinks.
-  virtual int64_t working_bytes(int64_t elements) const { (void)elements; return 0; }
+  virtual int64_t working_bytes(int64_t elements) const {
+    (void)elements;
+    return 0;
+  }
   // For the plan: what happens to this tensor, in a few words.
   virtual std::string description() const = 0;
 };
@@ -149,6 +159,8 @@ class Method {
   // Turns the folded partials of `round` (from 0 in every method) into
   // solved->rounds[first_round() + round], which exists and is empty.
   virtual absl::Status Solve(int round, const Folded& folded, Solved* solved) const;
+  // Whether Map does what the parameters ask for; only transforms say OK.
+  virtual absl::Status CheckTransform() const;
   // A transform's map: replaces the task vectors in the region's rows.
   virtual void Map(const OutputTensor& tensor, const Region& region, const Solved& solved) const;
   virtual void Report(const Solved& solved, MethodReport* report) const;

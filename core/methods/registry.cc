@@ -41,6 +41,7 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec,
   std::vector<std::unique_ptr<Method>> chain;
   for (const MethodSpec& transform : transforms) {
     ASSIGN_OR_RETURN(std::unique_ptr<Method> next, Make(transform));
+    RETURN_IF_ERROR(next->CheckTransform());
     chain.push_back(std::move(next));
   }
   return MakeChain(std::move(chain), std::move(method));

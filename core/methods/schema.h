@@ -23,7 +23,7 @@ struct ParameterSchema {
   std::string name;
   Type type = Type::kNumber;
   std::optional<ParameterValue> default_value = {};  // absent: required, unless `optional`
-  bool optional = false;                        // may be absent and has no fixed default
+  bool optional = false;                             // may be absent and has no fixed default
   double min = -1e308;
   double max = 1e308;
   bool min_exclusive = false;
@@ -39,9 +39,9 @@ struct MethodSchema {
   bool needs_base = false;
   int min_models = 1;
   int max_models = 1 << 20;
-  bool is_transform = false;        // may stand in `transform`
-  bool accepts_transform = false;   // works on task vectors, so `transform` may come before it
-  std::string exactness;            // "exact" or "to a tolerance (why)"
+  bool is_transform = false;       // may stand in `transform`
+  bool accepts_transform = false;  // works on task vectors, so `transform` may come before it
+  std::string exactness;           // "exact" or "to a tolerance (why)"
   std::vector<ParameterSchema> parameters;
 
   const ParameterSchema* Find(absl::string_view parameter) const;  // null if there is none
@@ -51,7 +51,8 @@ struct MethodSchema {
 const std::vector<MethodSchema>& MethodSchemas();
 // Null if there is none. Aliases ("linear" for "average") resolve.
 const MethodSchema* FindMethod(absl::string_view name);
-// Names and aliases that a native recipe may use, or that mergekit recipes may use (without prefix).
+// Names and aliases that a native recipe may use, or that mergekit recipes may use (without
+// prefix).
 std::vector<std::string> MethodNames(bool mergekit);
 
 }  // namespace orthomerge

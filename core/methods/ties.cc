@@ -200,8 +200,8 @@ class Ties : public Method {
   std::vector<Round> rounds() const override {
     std::vector<Round> rounds;
     for (int r = 0; r < trim_.counting_rounds(); ++r) {
-      rounds.push_back({"magnitudes", Round::Fold::kExact,
-                        static_cast<int64_t>(models_) * kDigits});
+      rounds.push_back(
+          {"magnitudes", Round::Fold::kExact, static_cast<int64_t>(models_) * kDigits});
     }
     rounds.push_back({"signs", Round::Fold::kExact, 2});
     return rounds;
@@ -232,8 +232,8 @@ class Ties : public Method {
         rank -= static_cast<double>(counters[digit]);
         ++digit;
       }
-      const uint64_t key = trim.Prefix(*solved, round, k) |
-                           (static_cast<uint64_t>(digit) << trim.shift(round));
+      const uint64_t key =
+          trim.Prefix(*solved, round, k) | (static_cast<uint64_t>(digit) << trim.shift(round));
       values.push_back(static_cast<double>(key >> 32));
       values.push_back(static_cast<double>(key & 0xffffffffu));
       values.push_back(rank);

@@ -28,12 +28,13 @@ std::vector<float> RandomFloats(size_t n, uint32_t seed) {
 }
 
 // Sizes around every vector width and block size, and odd tails.
-const std::vector<int64_t> kSizes = {0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 127, 128, 129, 255, 257,
-                                     1000, 1024, 4099};
+const std::vector<int64_t> kSizes = {0,  1,   2,   7,   15,  16,  17,   31,   33,
+                                     63, 127, 128, 129, 255, 257, 1000, 1024, 4099};
 
 class EveryTable : public testing::TestWithParam<const Kernels*> {};
 
-INSTANTIATE_TEST_SUITE_P(Isa, EveryTable, testing::ValuesIn(AllKernels().begin(), AllKernels().end()),
+INSTANTIATE_TEST_SUITE_P(Isa, EveryTable,
+                         testing::ValuesIn(AllKernels().begin(), AllKernels().end()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(EveryTable, LoadsEveryFloat16Exactly) {
@@ -50,8 +51,8 @@ TEST_P(EveryTable, LoadsEveryFloat16Exactly) {
       EXPECT_EQ(std::isnan(got[i]), mantissa != 0) << i;
       continue;
     }
-    const double want = exponent == 0 ? std::ldexp(mantissa, -24)
-                                      : std::ldexp(1024 + mantissa, exponent - 25);
+    const double want =
+        exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     ASSERT_EQ(got[i], static_cast<float>(sign * want)) << i;
     ASSERT_EQ(std::signbit(got[i]), i >= 32768) << i;
   }
