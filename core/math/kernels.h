@@ -14,6 +14,20 @@ constexpr int kLanes = 16;
 // Consecutive elements of a tensor (or row) that share one partial sum.
 constexpr int64_t kLeafElements = int64_t{1} << 20;
 
+// The step of TIES that follows trimming: elect a sign per element, merge the entries that have it.
+enum class ElectedMerge { kMean, kSum, kMax };
+
+template <class T>
+struct Election {
+  const T* base = nullptr;
+  const T* const* rows = nullptr;  // k task vectors
+  const T* thresholds = nullptr;   // per row: entries smaller than this count as 0
+  int k = 0;
+  T majority = 0;  // sign elected where the trimmed entries add up to 0
+  ElectedMerge merge = ElectedMerge::kMean;
+  double lambda = 1;
+};
+
 struct Kernels {
   const char* name;
 
@@ -33,6 +47,14 @@ struct Kernels {
   // a <= b row by row: (0,0), (0,1) ... (0,k-1), (1,1) ...; i counts from the leaf's start, so n is
   // a multiple of kLanes except in a leaf's last call.
   void (*gram)(const float* const* rows, int k, int64_t n, double* lanes);
+
+  // dst[i] = base[i] + lambda * (merge of the trimmed entries whose sign is the elected one), the
+  // last step in float64. `base` and `rows` are finite.
+  void (*elect32)(const Election<float>& election, float* dst, int64_t n);
+  void (*elect64)(const Election<double>& election, double* dst, int64_t n);
+  // Adds the numbers of elements whose trimmed entries have a positive and a negative sum.
+  void (*count_signs32)(const Election<float>& election, int64_t n, uint64_t* signs);
+  void (*count_signs64)(const Election<double>& election, int64_t n, uint64_t* signs);
 };
 
 // The best table for this CPU.

@@ -1,6 +1,7 @@
 // The loops behind Kernels. Included once per instruction set with ORTHOMERGE_ISA (a namespace
 // name) and ORTHOMERGE_VECTOR_BYTES defined; compiled with -O3 -ffp-contract=off.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/math/kernels.h"
@@ -216,9 +217,85 @@ void Gram(const float* const* rows, int k, int64_t n, double* lanes) {
   }
 }
 
+constexpr int64_t kElectionBlock = 512;
+
+// vote[i] = sum of the trimmed entries of element start + i, models in order.
+template <class T>
+void Vote(const Election<T>& election, int64_t start, int64_t count, T* vote) {
+  for (int64_t i = 0; i < count; ++i) vote[i] = 0;
+  for (int j = 0; j < election.k; ++j) {
+    const T* row = election.rows[j] + start;
+    const T threshold = election.thresholds[j];
+    for (int64_t i = 0; i < count; ++i) {
+      vote[i] = vote[i] + (std::abs(row[i]) < threshold ? T{0} : row[i]);
+    }
+  }
+}
+
+template <class T>
+void Elect(const Election<T>& election, T* dst, int64_t n) {
+  T vote[kElectionBlock], sum[kElectionBlock], seats[kElectionBlock];
+  for (int64_t start = 0; start < n; start += kElectionBlock) {
+    const int64_t count = std::min(kElectionBlock, n - start);
+    Vote(election, start, count, vote);
+    for (int64_t i = 0; i < count; ++i) {
+      // From here on the elected sign itself; no sign counts as negative, as in the reference.
+      vote[i] = (vote[i] != 0 ? vote[i] : election.majority) > 0 ? T{1} : T{-1};
+      sum[i] = 0;
+      seats[i] = 0;
+    }
+    for (int j = 0; j < election.k; ++j) {
+      const T* row = election.rows[j] + start;
+      const T threshold = election.thresholds[j];
+      for (int64_t i = 0; i < count; ++i) {
+        const T x = std::abs(row[i]) < threshold ? T{0} : row[i];
+        const T elected = x * vote[i] > 0 ? x : T{0};
+        if (election.merge == ElectedMerge::kMax) {
+          sum[i] = std::abs(elected) > std::abs(sum[i]) ? elected : sum[i];
+        } else {
+          sum[i] = sum[i] + elected;
+          seats[i] = seats[i] + (elected != 0 ? T{1} : T{0});
+        }
+      }
+    }
+    if (election.merge == ElectedMerge::kMean) {
+      for (int64_t i = 0; i < count; ++i) sum[i] = sum[i] / (seats[i] > 0 ? seats[i] : T{1});
+    }
+    const T* base = election.base + start;
+    for (int64_t i = 0; i < count; ++i) {
+      dst[start + i] = static_cast<T>(base[i] + election.lambda * sum[i]);
+    }
+  }
+}
+
+template <class T>
+void CountSigns(const Election<T>& election, int64_t n, uint64_t* signs) {
+  T vote[kElectionBlock];
+  for (int64_t start = 0; start < n; start += kElectionBlock) {
+    const int64_t count = std::min(kElectionBlock, n - start);
+    Vote(election, start, count, vote);
+    int32_t positive = 0, negative = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      positive += vote[i] > 0;
+      negative += vote[i] < 0;
+    }
+    signs[0] += static_cast<uint64_t>(positive);
+    signs[1] += static_cast<uint64_t>(negative);
+  }
+}
+
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {ORTHOMERGE_ISA_NAME, Load, Store, Subtract, WeightedSum, Gram};
+const Kernels kKernels = {ORTHOMERGE_ISA_NAME,
+                          Load,
+                          Store,
+                          Subtract,
+                          WeightedSum,
+                          Gram,
+                          Elect<float>,
+                          Elect<double>,
+                          CountSigns<float>,
+                          CountSigns<double>};
 
 }  // namespace orthomerge::ORTHOMERGE_ISA

@@ -7,7 +7,9 @@
 // trimmed entries; where that is 0, the sign of the majority over all elements.
 #include <bit>
 #include <cmath>
+#include <limits>
 
+#include "core/math/kernels.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 
@@ -22,8 +24,6 @@ uint64_t Key(float magnitude, int bits) {
                     : std::bit_cast<uint64_t>(static_cast<double>(magnitude));
 }
 uint64_t Key(double magnitude, int) { return std::bit_cast<uint64_t>(magnitude); }
-
-enum class Merge { kMean, kSum, kMax };
 
 // What the program and the method share. Solved values per model and round: upper and lower 32
 // bits of the key found so far (its trailing digits 0), remaining rank; after the last counting
@@ -56,7 +56,7 @@ struct Trim {
 
 class TiesProgram : public TensorProgram {
  public:
-  TiesProgram(const Trim& trim, Merge merge, double lambda)
+  TiesProgram(const Trim& trim, ElectedMerge merge, double lambda)
       : trim_(trim), merge_(merge), lambda_(lambda) {}
 
   bool takes_part(int) const override { return true; }
@@ -102,76 +102,70 @@ class TiesProgram : public TensorProgram {
     }
   }
 
+  // Thresholds as the working dtype; rounded up, so that the same entries are below them.
   template <class T>
-  void CountSigns(const Region& region, const Solved& solved, Accumulator& partial) const {
-    const std::vector<double> thresholds = Thresholds(region, solved);
-    for (int64_t i = 0; i < region.elements; ++i) {
-      const T sum = TrimmedSum<T>(region, thresholds, i);
-      partial.counters[0] += sum > 0;
-      partial.counters[1] += sum < 0;
-    }
-  }
-
-  std::vector<double> Thresholds(const Region& region, const Solved& solved) const {
-    std::vector<double> thresholds;
-    for (size_t k = 0; k < region.rows.size(); ++k) {
-      thresholds.push_back(trim_.Threshold(solved, k));
+  std::vector<T> Thresholds(size_t models, const Solved& solved) const {
+    std::vector<T> thresholds;
+    for (size_t k = 0; k < models; ++k) {
+      const double exact = trim_.Threshold(solved, k);
+      auto threshold = static_cast<T>(exact);
+      if (threshold < exact) {
+        threshold = std::nextafter(threshold, std::numeric_limits<T>::infinity());
+      }
+      thresholds.push_back(threshold);
     }
     return thresholds;
   }
 
+  // An election over a region; `rows` and `thresholds` must outlive it.
   template <class T>
-  static T Trimmed(const Region& region, const std::vector<double>& thresholds, size_t k,
-                   int64_t i) {
-    const T x = region.row_as<T>(k)[i];
-    return std::abs(x) < static_cast<T>(thresholds[k]) ? T{0} : x;
+  static Election<T> ElectionOver(const Region& region, const std::vector<T>& thresholds,
+                                  std::vector<const T*>* rows) {
+    for (size_t k = 0; k < region.rows.size(); ++k) rows->push_back(region.row_as<T>(k));
+    Election<T> election;
+    election.base = region.base_as<T>();
+    election.rows = rows->data();
+    election.thresholds = thresholds.data();
+    election.k = static_cast<int>(rows->size());
+    return election;
   }
 
   template <class T>
-  static T TrimmedSum(const Region& region, const std::vector<double>& thresholds, int64_t i) {
-    T sum = 0;
-    for (size_t k = 0; k < region.rows.size(); ++k) {
-      sum = sum + Trimmed<T>(region, thresholds, k, i);
+  void CountSigns(const Region& region, const Solved& solved, Accumulator& partial) const {
+    const std::vector<T> thresholds = Thresholds<T>(region.rows.size(), solved);
+    std::vector<const T*> rows;
+    const Election<T> election = ElectionOver(region, thresholds, &rows);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      BestKernels().count_signs32(election, region.elements, partial.counters.data());
+    } else {
+      BestKernels().count_signs64(election, region.elements, partial.counters.data());
     }
-    return sum;
   }
 
   template <class T>
   void EmitAs(const Region& region, const Solved& solved, T* out) const {
-    const std::vector<double> thresholds = Thresholds(region, solved);
-    const std::vector<double>& signs = solved.rounds[trim_.first_round + trim_.sign_round()].model;
-    const T majority = static_cast<T>(signs[0]);
-    const T* base = region.base_as<T>();
+    const std::vector<T> thresholds = Thresholds<T>(region.rows.size(), solved);
+    std::vector<const T*> rows;
+    Election<T> election = ElectionOver(region, thresholds, &rows);
+    election.majority =
+        static_cast<T>(solved.rounds[trim_.first_round + trim_.sign_round()].model[0]);
+    election.merge = merge_;
+    election.lambda = lambda_;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      BestKernels().elect32(election, out, region.elements);
+    } else {
+      BestKernels().elect64(election, out, region.elements);
+    }
+    if (region.counts == nullptr) return;
     for (int64_t i = 0; i < region.elements; ++i) {
-      if (region.counts != nullptr && region.counts[i] == 0) {
-        // Carried: whatever is not finite stays visible.
-        T sum = base[i];
-        for (size_t k = 0; k < region.rows.size(); ++k) sum += region.row_as<T>(k)[i];
-        out[i] = sum;
-        continue;
-      }
-      const T vote = TrimmedSum<T>(region, thresholds, i);
-      const T gamma = vote != 0 ? vote : majority;
-      T sum = 0, largest = 0;
-      int count = 0;
-      for (size_t k = 0; k < region.rows.size(); ++k) {
-        const T x = Trimmed<T>(region, thresholds, k, i);
-        if (gamma > 0 ? !(x > 0) : !(x < 0)) continue;
-        sum = sum + x;
-        largest = std::abs(x) > std::abs(largest) ? x : largest;
-        ++count;
-      }
-      T merged = sum;
-      if (merge_ == Merge::kMean && count > 0) merged = sum / static_cast<T>(count);
-      if (merge_ == Merge::kMax) merged = largest;
-      // In float64: bf16 differences are exact, so the golden results leave no room for more than
-      // the one rounding where base and task vector cancel.
-      out[i] = static_cast<T>(base[i] + lambda_ * merged);
+      if (region.counts[i] != 0) continue;
+      out[i] = region.base_as<T>()[i];  // carried: whatever is not finite stays visible
+      for (const T* row : rows) out[i] += row[i];
     }
   }
 
   const Trim trim_;
-  const Merge merge_;
+  const ElectedMerge merge_;
   const double lambda_;
 };
 
@@ -185,7 +179,9 @@ class Ties : public Method {
     if (density_ > 1) density_ /= 100;
     trim_.keep_all = density_ >= 1;
     const std::string merge = TextOf(parameters_, "merge");
-    merge_ = merge == "sum" ? Merge::kSum : merge == "max" ? Merge::kMax : Merge::kMean;
+    merge_ = merge == "sum"   ? ElectedMerge::kSum
+             : merge == "max" ? ElectedMerge::kMax
+                              : ElectedMerge::kMean;
   }
 
   bool wants_task_vectors() const override { return true; }
@@ -261,7 +257,7 @@ class Ties : public Method {
   const size_t models_;
   double density_;
   const double lambda_;
-  Merge merge_ = Merge::kMean;
+  ElectedMerge merge_ = ElectedMerge::kMean;
   Trim trim_;
 };
 

@@ -152,6 +152,71 @@ TEST_P(EveryTable, GivesTheBytesOfThePortableOne) {
   }
 }
 
+template <class T>
+void ExpectElection(void (*elect)(const Election<T>&, T*, int64_t),
+                    void (*count_signs)(const Election<T>&, int64_t, uint64_t*)) {
+  std::mt19937 generator(9);
+  std::uniform_int_distribution<int> small(-4, 4);
+  for (const int64_t n : kSizes) {
+    for (const int k : {1, 2, 3, 8}) {
+      std::vector<std::vector<T>> storage(static_cast<size_t>(k) + 1);
+      for (auto& row : storage) {
+        for (int64_t i = 0; i < n; ++i) row.push_back(static_cast<T>(small(generator)) / 4);
+      }
+      std::vector<const T*> rows;
+      std::vector<T> thresholds;
+      for (int j = 0; j < k; ++j) {
+        rows.push_back(storage[static_cast<size_t>(j)].data());
+        thresholds.push_back(static_cast<T>(j % 3) / 4);
+      }
+      for (const ElectedMerge merge :
+           {ElectedMerge::kMean, ElectedMerge::kSum, ElectedMerge::kMax}) {
+        for (const T majority : {T{-1}, T{0}, T{1}}) {
+          const Election<T> election = {
+              storage.back().data(), rows.data(), thresholds.data(), k, majority, merge, 0.5};
+          std::vector<T> got(static_cast<size_t>(n));
+          elect(election, got.data(), n);
+          std::vector<uint64_t> signs(2, 7), want_signs(2, 7);
+          count_signs(election, n, signs.data());
+          for (int64_t i = 0; i < n; ++i) {
+            T vote = 0;
+            std::vector<T> entries;
+            for (int j = 0; j < k; ++j) {
+              const T x = rows[static_cast<size_t>(j)][i];
+              entries.push_back(std::abs(x) >= thresholds[static_cast<size_t>(j)] ? x : T{0});
+              vote += entries.back();
+            }
+            want_signs[0] += vote > 0;
+            want_signs[1] += vote < 0;
+            const bool positive = (vote != 0 ? vote : majority) > 0;
+            T sum = 0, largest = 0;
+            int count = 0;
+            for (const T x : entries) {
+              if (positive ? x > 0 : x < 0) {
+                sum += x;
+                ++count;
+                if (std::abs(x) > std::abs(largest)) largest = x;
+              }
+            }
+            T merged = sum;
+            if (merge == ElectedMerge::kMean && count > 0) merged = sum / static_cast<T>(count);
+            if (merge == ElectedMerge::kMax) merged = largest;
+            ASSERT_EQ(got[static_cast<size_t>(i)],
+                      static_cast<T>(storage.back()[static_cast<size_t>(i)] + 0.5 * merged))
+                << "n " << n << " k " << k << " i " << i;
+          }
+          ASSERT_EQ(signs, want_signs);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryTable, ElectsSigns) {
+  ExpectElection<float>(GetParam()->elect32, GetParam()->count_signs32);
+  ExpectElection<double>(GetParam()->elect64, GetParam()->count_signs64);
+}
+
 // Element i belongs to lane i mod 16, whatever the blocks inside.
 TEST_P(EveryTable, GramAddsToItsLanes) {
   const int64_t n = 300;
