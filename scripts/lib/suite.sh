@@ -59,8 +59,8 @@ logged() {
   local name=$1
   shift
   if ! "$@" >"$logs/$name.log" 2>&1 </dev/null; then
-    grep -E 'error|FAILED|undefined reference' "$logs/$name.log" | head -n 40 || true
-    tail -n 40 "$logs/$name.log"
+    grep -E '^FAILED|error:|undefined reference' "$logs/$name.log" | cut -c1-300 | head -n 20 || true
+    tail -n 20 "$logs/$name.log"
     echo "$name failed; the whole log is build/logs/$name.log"
     exit 1
   fi
@@ -80,10 +80,11 @@ run_ctest() {
   counted "$name" "$logs/$name.count"
 }
 
-# build_sanitized NAME BUILD SANITIZERS: everything that does without LibTorch.
+# build_sanitized NAME BUILD SANITIZERS: everything that does without LibTorch. Instrumented code makes
+# g++ 12 see uninitialised values in its own <regex>; the release build keeps that warning.
 build_sanitized() {
   logged "$1-configure" configure "$2" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-    "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" -DORTHOMERGE_TORCH=OFF -DORTHOMERGE_TESTS=ON \
-    "-DORTHOMERGE_SANITIZE=$3"
+    "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -Wno-maybe-uninitialized" -DORTHOMERGE_TORCH=OFF \
+    -DORTHOMERGE_TESTS=ON "-DORTHOMERGE_SANITIZE=$3"
   logged "$1-build" compile "$2"
 }
