@@ -36,7 +36,7 @@ counted() {
   fi
   passed=$((passed + good))
   failed=$((failed + bad))
-  if [[ $bad -ne 0 ]]; then grep -v '^PASS' "$2" | tail -n 200; fi
+  if [[ $bad -ne 0 ]]; then grep -vE '^PASS|^[0-9]+ passed, [0-9]+ failed$' "$2" | tail -n 200 || true; fi
   echo "$1: $good passed, $bad failed"
 }
 
