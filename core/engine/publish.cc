@@ -18,6 +18,9 @@ Uri RootOf(const Plan& plan, const WorkArea& area, OutputState state) {
   return state == OutputState::kAbsent ? area.folder().Child("staging") : *plan.recipe.output.uri;
 }
 
+// There a small file, too, is an upload for a moment, and a killed run may leave it.
+bool IsLocal(const Uri& uri) { return uri.scheme == Uri::Scheme::kFile; }
+
 bool IsGone(const absl::Status& status) { return ReasonOf(status) == Reason::kInputNotFound; }
 
 }  // namespace
@@ -35,7 +38,17 @@ Publisher::Publisher(Storage& storage, const Plan& plan, WorkArea* work_area, Ou
 
 absl::Status Publisher::Open() {
   ASSIGN_OR_RETURN(store_, storage_.For(output_));
-  return absl::OkStatus();
+  if (state_ == OutputState::kAbsent) return absl::OkStatus();  // all is in the work area
+  std::vector<Uri> targets;
+  for (const PlanFile& file : plan_.files) targets.push_back(UriOf(file.name));
+  if (IsLocal(root_)) {
+    for (const PlanBlob& blob : plan_.blobs) targets.push_back(UriOf(blob.name));
+    for (const std::string& name : {std::string("report.json"), std::string("orthomerge.json"),
+                                    plan_.commit_name()}) {
+      targets.push_back(UriOf(name));
+    }
+  }
+  return work_area_->PutTargets(targets);
 }
 
 absl::StatusOr<std::string> Publisher::UploadOf(int file) {
@@ -114,12 +127,6 @@ absl::StatusOr<bool> Publisher::IsPublished(const Uri& uri) {
                                 "remove it"));
 }
 
-absl::Status Publisher::AbortLeftovers(const Uri& uri) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_->ListUploads(uri, call_));
-  for (const std::string& id : ids) RETURN_IF_ERROR(store_->AbortUpload(uri, id, call_));
-  return absl::OkStatus();
-}
-
 absl::Status Publisher::PublishFile(int file, const std::vector<std::string>& tags) {
   const Uri uri = UriOf(plan_.files[file].name);
   ASSIGN_OR_RETURN(bool published, IsPublished(uri));
@@ -133,11 +140,12 @@ absl::Status Publisher::PublishFile(int file, const std::vector<std::string>& ta
       if (!published) return Lost(file, status);
     }
   }
-  return AbortLeftovers(uri);
+  return AbortUploads(*store_, uri, call_);
 }
 
 absl::Status Publisher::PublishBlob(const Blob& blob) {
   const Uri uri = UriOf(blob.name);
+  if (IsLocal(uri)) RETURN_IF_ERROR(AbortUploads(*store_, uri, call_));
   ASSIGN_OR_RETURN(bool published, IsPublished(uri));
   if (published) return absl::OkStatus();
   const absl::Status status = store_->Put(uri, blob.bytes, metadata_, Condition::kIfAbsent, call_);
@@ -187,13 +195,8 @@ absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tag
 
 absl::Status Publisher::Discard() {
   const CallOptions call;  // cleaning up goes on after a cancellation
-  for (size_t f = 0; f < plan_.files.size(); ++f) {
-    const Uri uri = UriOf(plan_.files[f].name);
-    const absl::StatusOr<std::optional<std::string>> text =
-        work_area_->Get(UploadName(static_cast<int>(f)));
-    if (!text.ok() || !text->has_value()) continue;
-    ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(**text));
-    RETURN_IF_ERROR(store_->AbortUpload(uri, record.id, call));
+  for (const PlanFile& file : plan_.files) {
+    RETURN_IF_ERROR(AbortUploads(*store_, UriOf(file.name), call));
   }
   if (state_ == OutputState::kInPlace) {
     const absl::StatusOr<ObjectInfo> commit = store_->Stat(UriOf(plan_.commit_name()), call);

@@ -64,7 +64,6 @@ class Publisher {
   absl::Status PublishFile(int file, const std::vector<std::string>& tags);
   absl::Status PublishBlob(const Blob& blob);
   absl::Status CopyBlob(const PlanBlob& blob);
-  absl::Status AbortLeftovers(const Uri& uri);
 
   Storage& storage_;
   const Plan& plan_;

@@ -158,8 +158,8 @@ class Run {
                      WorkArea::Open(storage_, *plan_.recipe.output.uri, plan_.digest, call_));
     result_.resumed = work_area_->had_results();
     publisher_.emplace(storage_, plan_, work_area_.get(), state, call_);
-    RETURN_IF_ERROR(publisher_->Open());
-    absl::Status status = RunStages();
+    absl::Status status = publisher_->Open();
+    if (status.ok()) status = RunStages();
     if (status.ok()) return status;
     if (IsTransient(status)) {
       return Annotate(status, "stopped; finished work is kept and the same command resumes");

@@ -12,6 +12,7 @@ namespace orthomerge {
 namespace {
 
 constexpr char kUploads[] = "uploads/";
+constexpr char kTargets[] = "targets";
 constexpr uint64_t kMaxEntry = 256 * kMiB;
 constexpr size_t kChecksum = 17;  // XXH3 in hexadecimal and a line feed
 
@@ -53,7 +54,7 @@ absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const
         std::string(absl::StripPrefix(entry.uri.key, absl::StrCat(folder.key, "/"))));
   }
   for (const std::string& name : area->names_) {
-    if (name != "lock") area->had_results_ = true;
+    if (name != "lock" && name != kTargets) area->had_results_ = true;
   }
   return area;
 }
@@ -92,6 +93,12 @@ absl::Status WorkArea::Forget(const std::string& name) {
   return store_->Delete(folder_.Child(name), call_);
 }
 
+absl::Status WorkArea::PutTargets(const std::vector<Uri>& targets) {
+  auto json = nlohmann::json::array();
+  for (const Uri& target : targets) json.push_back(target.ToString());
+  return Put(kTargets, json.dump());
+}
+
 absl::Status WorkArea::Remove() { return store_->DeleteFolder(folder_, CallOptions()); }
 
 std::string UploadRecord::ToJson() const { return nlohmann::json{{"uri", uri}, {"id", id}}.dump(); }
@@ -103,6 +110,12 @@ absl::StatusOr<UploadRecord> UploadRecord::FromJson(absl::string_view text) {
     return MakeError(Reason::kInternal, "a damaged upload record in the work area");
   }
   return UploadRecord{json["uri"].get<std::string>(), json["id"].get<std::string>()};
+}
+
+absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> ids, store.ListUploads(uri, call));
+  for (const std::string& id : ids) RETURN_IF_ERROR(store.AbortUpload(uri, id, call));
+  return absl::OkStatus();
 }
 
 absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& folder,
@@ -122,6 +135,17 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
     ASSIGN_OR_RETURN(const Uri target, Uri::Parse(record.uri, ""));
     ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target));
     RETURN_IF_ERROR(target_store->AbortUpload(target, record.id, call));
+  }
+  const absl::StatusOr<std::string> framed =
+      ReadObject(store, folder.Child(kTargets), kMaxEntry, call);
+  if (framed.ok()) {
+    const auto targets = nlohmann::json::parse(Unframed(*framed).value_or("[]"), nullptr, false);
+    for (const auto& text : targets) {
+      if (!text.is_string()) continue;
+      ASSIGN_OR_RETURN(const Uri target, Uri::Parse(text.get<std::string>(), ""));
+      ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target));
+      RETURN_IF_ERROR(AbortUploads(*target_store, target, call));
+    }
   }
   return store.DeleteFolder(folder, call);
 }

@@ -322,7 +322,7 @@ absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& respo
     return make(Reason::kInputNotFound, absl::StrCat("check the name of the bucket '",
                                                      request.uri.bucket, "' or create it"));
   }
-  if (code == "NoSuchUpload") {
+  if (is({"NoSuchUpload", "InvalidPart"})) {
     return make(Reason::kInputNotFound, "the upload was completed or aborted");
   }
   if (status == 404) {
