@@ -10,7 +10,7 @@ import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = ["test_same_bytes", "test_signals", "test_kill"]
+MODULES = ["test_same_bytes", "test_bad_inputs", "test_outputs", "test_disk_full", "test_storage_faults", "test_signals", "test_kill"]
 
 
 def fail(text):

@@ -18,10 +18,10 @@ UNAVAILABLE_AFTER = "503 after"    # the server carries it out, our answer says 
 CUT_RESET = "cut reset"            # half of the answer, then a reset
 CUT_CLOSE = "cut close"            # half of the answer, then an orderly end
 SHORT = "short"                    # half of the body with a Content-Length that fits it
+DENIED = "denied"                  # 403, of our own
 HALF_SENT = "half sent"            # half of the request's body reaches the server, then resets on both sides
 
-_ERROR = (b"<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>ServiceUnavailable</Code>"
-          b"<Message>please reduce your request rate</Message></Error>")
+_ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 
 
 class Request:
@@ -60,6 +60,7 @@ class Proxy:
         split = urllib.parse.urlsplit(endpoint)
         self._server = (split.hostname, split.port)
         self.policy = policy
+        self.before_reset = lambda: None  # called when the server has answered and the client has not heard of it
         self.counts = {}  # action -> how often it was applied
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -113,6 +114,8 @@ class Proxy:
             return False
         if action == UNAVAILABLE:
             return self._answer_unavailable(client, method)
+        if action == DENIED:
+            return self._answer(client, method, "403 Forbidden", "AccessDenied", "Access Denied")
         if action == HALF_SENT:
             server = socket.create_connection(self._server, timeout=60)
             server.sendall(self._bytes_of(line, headers) + body[: len(body) // 2])
@@ -123,6 +126,7 @@ class Proxy:
         if action == UNAVAILABLE_AFTER:
             return self._answer_unavailable(client, method)
         if action == RESET_AFTER:
+            self.before_reset()
             _reset(client)
             return False
         if action == SHORT and answer:
@@ -156,11 +160,13 @@ class Proxy:
     def _bytes_of(line, headers):
         return (line + "\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n").encode("latin-1")
 
-    @staticmethod
-    def _answer_unavailable(client, method):
-        body = b"" if method == "HEAD" else _ERROR
-        client.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/xml\r\ncontent-length: %d\r\n\r\n"
-                       % len(_ERROR) + body)
+    def _answer_unavailable(self, client, method):
+        return self._answer(client, method, "503 Service Unavailable", "ServiceUnavailable", "try again later")
+
+    def _answer(self, client, method, status, code, message):
+        body = _ERROR.format(code, message).encode()
+        headers = {"content-type": "application/xml", "content-length": str(len(body))}
+        client.sendall(self._bytes_of("HTTP/1.1 " + status, headers) + (b"" if method == "HEAD" else body))
         return True
 
     def _forward(self, line, headers, body, method):

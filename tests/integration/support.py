@@ -155,6 +155,12 @@ class LocalPlace:
                         return True
         return False
 
+    def is_publishing(self):
+        """Whether the first file has its final name, in the output or in the folder that becomes it."""
+        folders = [os.path.join(self.folder, area, "staging") for area in os.listdir(self.folder)
+                   if area.startswith(f".{self.name}.orthomerge-")]
+        return any(os.path.exists(os.path.join(folder, "config.json")) for folder in [self.path, *folders])
+
 
 class S3Place:
     def __init__(self, prefix, name="out"):
@@ -178,6 +184,9 @@ class S3Place:
     def has_results(self):
         return any(key.rsplit("/", 1)[-1].isdigit() and "/uploads/" not in key
                    for key in self.s3.list(f"{self.prefix}/.{self.name}.orthomerge-"))
+
+    def is_publishing(self):
+        return bool(self.s3.list(f"{self.key}/config.json"))
 
 
 def bytes_of(place):
