@@ -1,5 +1,6 @@
 // What stands at an output, and cleaning up after merges that were given up.
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,59 @@ constexpr uint64_t kMaxProvenance = 64 * kMiB;
 bool IsCommitObject(absl::string_view name) {
   return name == "model.safetensors" || name == "model.safetensors.index.json";
 }
+
+// An output needs a name: beside it, under that name, lies its work area.
+absl::Status CheckName(const Uri& output) {
+  if (!output.key.empty() && output.key != "/") return absl::OkStatus();
+  return MakeError(Reason::kUsage, absl::StrCat(output.ToString(), " cannot be an output; name a ",
+                                                "folder in it, such as ",
+                                                output.Child("merged").ToString()));
+}
+
+// The objects below an output, and which of them belong to another output in a folder below it: one
+// with an orthomerge.json of its own, or with a work area beside it.
+class Contents {
+ public:
+  static absl::StatusOr<Contents> List(ObjectStore& store, const Uri& output,
+                                       const CallOptions& call) {
+    Contents contents;
+    ASSIGN_OR_RETURN(contents.entries_, store.List(output, call));
+    contents.root_ = output.key.size() + 1;
+    for (const ListEntry& entry : contents.entries_) contents.NoteOutputs(contents.NameOf(entry));
+    return contents;
+  }
+
+  const std::vector<ListEntry>& entries() const { return entries_; }
+  std::string NameOf(const ListEntry& entry) const { return entry.uri.key.substr(root_); }
+
+  bool IsOfAnother(const std::string& name) const {
+    for (size_t end = name.find('/'); end != std::string::npos; end = name.find('/', end + 1)) {
+      if (others_.contains(name.substr(0, end))) return true;
+    }
+    return false;
+  }
+
+ private:
+  void NoteOutputs(const std::string& name) {
+    size_t begin = 0;
+    for (size_t end = name.find('/'); end != std::string::npos; end = name.find('/', begin)) {
+      const std::string folder = name.substr(begin, end - begin);
+      const size_t suffix = folder.find(".orthomerge-", 1);
+      if (folder[0] == '.' && suffix != std::string::npos) {
+        others_.insert(name.substr(0, end));
+        others_.insert(name.substr(0, begin) + folder.substr(1, suffix - 1));
+      }
+      begin = end + 1;
+    }
+    if (begin > 0 && name.substr(begin) == "orthomerge.json") {
+      others_.insert(name.substr(0, begin - 1));
+    }
+  }
+
+  std::vector<ListEntry> entries_;
+  size_t root_ = 0;
+  std::set<std::string> others_;
+};
 
 // The plan digest in a folder's orthomerge.json; empty if there is none.
 std::string ProvenanceDigest(ObjectStore& store, const Uri& output, const CallOptions& call) {
@@ -48,11 +102,15 @@ absl::Status Exists(const Uri& output, absl::string_view what) {
 absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, const Uri& output,
                                          bool folder_exists, const CallOptions& call) {
   const bool local = output.scheme == Uri::Scheme::kFile;
-  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store.List(output, call));
+  ASSIGN_OR_RETURN(const Contents contents, Contents::List(store, output, call));
   std::vector<std::string> foreign, others;
   bool committed = false, ours = false;
-  for (const ListEntry& entry : entries) {
-    const std::string name = entry.uri.key.substr(output.key.size() + 1);
+  for (const ListEntry& entry : contents.entries()) {
+    const std::string name = contents.NameOf(entry);
+    if (contents.IsOfAnother(name)) {
+      foreign.push_back(name);
+      continue;
+    }
     ASSIGN_OR_RETURN(const ObjectInfo info, store.Stat(entry.uri, call));
     const auto digest = info.metadata.find(kPlanKey);
     if (digest == info.metadata.end()) {
@@ -83,6 +141,7 @@ absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, c
 absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
                                         const CallOptions& call) {
   const Uri& output = *plan.recipe.output.uri;
+  RETURN_IF_ERROR(CheckName(output));
   ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
   bool folder_exists = false;
   if (output.scheme == Uri::Scheme::kFile) {
@@ -110,6 +169,7 @@ absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
 
 absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
                                                      const CallOptions& call) {
+  RETURN_IF_ERROR(CheckName(output));
   ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
   std::vector<std::string> removed;
   ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call));
@@ -118,12 +178,14 @@ absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri
     RETURN_IF_ERROR(RemoveWorkArea(storage, *store, folder, call));
     removed.push_back(folder.ToString());
   }
-  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store->List(output, call));
+  ASSIGN_OR_RETURN(const Contents contents, Contents::List(*store, output, call));
+  const std::vector<ListEntry>& entries = contents.entries();
   const bool committed = std::any_of(entries.begin(), entries.end(), [&](const ListEntry& entry) {
-    return IsCommitObject(entry.uri.key.substr(output.key.size() + 1));
+    return IsCommitObject(contents.NameOf(entry));
   });
   for (const ListEntry& entry : entries) {
     if (committed) break;
+    if (contents.IsOfAnother(contents.NameOf(entry))) continue;
     ASSIGN_OR_RETURN(const ObjectInfo info, store->Stat(entry.uri, call));
     if (!info.metadata.contains(kPlanKey)) continue;
     RETURN_IF_ERROR(store->Delete(entry.uri, call));
