@@ -10,7 +10,8 @@ import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = ["test_same_bytes", "test_bad_inputs", "test_outputs", "test_disk_full", "test_storage_faults", "test_signals", "test_kill"]
+MODULES = ["test_first_contact", "test_same_bytes", "test_bad_inputs", "test_bad_storage", "test_outputs",
+           "test_disk_full", "test_storage_faults", "test_signals", "test_kill"]
 
 
 def fail(text):

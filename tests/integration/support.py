@@ -18,10 +18,12 @@ REPORTS = {"report.json", "orthomerge.json"}
 COMMITS = ("model.safetensors", "model.safetensors.index.json")
 
 METHODS = {
-    "awd": "method: awd\n",
+    # Relative, because with raw norms of such models AWD has nothing to do.
+    "awd": "method: awd\nparameters: {scale: relative}\n",
     "ties": "method: ties\nparameters: {density: 0.3}\n",
     "average": "method: average\n",
-    "awd_ties": "method: ties\ntransform: [awd]\nparameters: {density: 0.25}\n",
+    "awd_ties": "method: ties\nparameters: {density: 0.25}\n"
+                "transform: [{method: awd, parameters: {scale: relative}}]\n",
     "iso_c": "method: iso_c\n",
 }
 

@@ -122,6 +122,36 @@ class Output(TestCase):
         self.assertEqual(cli("clean", remote.uri).code, 0)
         self.assertEqual(len(self.s3.list(self.key)), 2)
 
+    def check_models_below(self, parent):
+        """The folder of finished models is no output, and cleaning it must not touch them."""
+        child = type(parent)(parent.path if hasattr(parent, "path") else parent.key, "a")
+        self.run_ok(self.recipe("average", self.inputs, shard="400KB"), "--out", child.uri)
+        before = {name: parent.read(name) for name in parent.names()}
+        for method in ("average", "ties"):  # the same plan, and another
+            result = cli("run", self.recipe(method, self.inputs, shard="400KB"), "--out", parent.uri, "-o", "json")
+            self.refused(result, "OUTPUT_EXISTS", 3, parent.uri, "it holds a/")
+            self.assertNotIn("orthomerge clean", result.message)
+        cleaned = cli("clean", parent.uri, "-o", "json")
+        self.assertEqual((cleaned.code, cleaned.json["removed"]), (0, []), str(cleaned))
+        self.assertEqual({name: parent.read(name) for name in parent.names()}, before)
+
+    def test_models_below(self):
+        self.check_models_below(self.place)
+
+    def test_models_below_on_s3(self):
+        self.check_models_below(self.s3_place())
+
+    def test_clean_spares_unfinished_work_below(self):
+        for parent, inputs in [(self.place, self.world.family("large")),
+                               (self.s3_place(), self.world.family_uri("large"))]:
+            child = type(parent)(parent.path if hasattr(parent, "path") else parent.key, "a")
+            recipe = self.killed(child, inputs)
+            before = parent.names()
+            cleaned = cli("clean", parent.uri, "-o", "json")
+            self.assertEqual((cleaned.code, cleaned.json["removed"]), (0, []), str(cleaned))
+            self.assertEqual(parent.names(), before)
+            self.assertTrue(self.run_ok(recipe, "--out", child.uri).json["resumed"])
+
     # Two at once.
 
     def test_plan_running(self):

@@ -21,7 +21,8 @@ class SameBytes(TestCase):
         family = "small" if method == "iso_c" else "large"
         local, remote = self.world.family(family), self.world.family_uri(family)
         first = self.local_place("first")
-        self.run_ok(self.recipe(method, local, shard=shard), "--out", first.uri)
+        result = self.run_ok(self.recipe(method, local, shard=shard), "--out", first.uri)
+        self.assertNotIn("does nothing", result.err)
         reference = bytes_of(first)
         self.assertEqual(first.debris(), [])
         self.assertIn("config.json", reference)
