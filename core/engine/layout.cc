@@ -54,6 +54,8 @@ void CutParts(const Plan& plan, PlanFile* file) {
   for (uint64_t target = step; begin < file->size; target += step) {
     // The header is never cut.
     const uint64_t end = AllowedPlace(plan, *file, std::max<uint64_t>(target, file->header.size()));
+    // After a long header, row or matrix the next place may be too near for a part of its own.
+    if (end < begin + kMinPartBytes && end < file->size) continue;
     if (end <= begin) continue;
     file->parts.push_back({begin, end});
     begin = end;

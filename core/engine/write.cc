@@ -200,7 +200,9 @@ class WriteWorker : public StageWorker {
   }
 
   int64_t PieceGranule(const PlanTensor& tensor) const override {
-    return std::max<int64_t>(Granule(tensor), kLanes);
+    // Not too few elements, and whole granules.
+    const int64_t granule = Granule(tensor);
+    return (kLanes + granule - 1) / granule * granule;
   }
 
   absl::Status Process(const Segment& piece, absl::Span<const char* const> bytes) override {
