@@ -6,6 +6,7 @@
 namespace orthomerge {
 namespace {
 
+constexpr double kRounding = 1e-13;  // of a sum of cancelling terms
 constexpr double kTinyNorm = 1e-12;
 
 double Sign(double x) { return x > 0 ? 1.0 : (x < 0 ? -1.0 : 0.0); }
@@ -28,10 +29,16 @@ class Iteration {
   Evaluation Evaluate(const std::vector<double>& c) const {
     Evaluation e;
     e.g.assign(k_, 0);
+    double terms = 0;
     for (int i = 0; i < k_; ++i) {
-      for (int j = 0; j < k_; ++j) e.g[i] += gram_[i * k_ + j] * c[j];
+      for (int j = 0; j < k_; ++j) {
+        e.g[i] += gram_[i * k_ + j] * c[j];
+        terms += std::abs(c[i] * gram_[i * k_ + j] * c[j]);
+      }
       e.q += c[i] * e.g[i];
     }
+    // What is left of task vectors along one line is rounding, and its direction means nothing.
+    if (e.q <= kRounding * terms) e.q = 0;
     e.n.assign(k_, 0);
     e.p.assign(static_cast<size_t>(k_) * k_, 0);
     for (int i = 0; i < k_; ++i) {

@@ -119,6 +119,25 @@ TEST(AwdSolver, IdenticalVectorsChangeNothing) {
   for (const double c : SolveAwd(gram, 2, {}).c) EXPECT_NEAR(c, 0, 1e-12);
 }
 
+// Scalars, for instance: delta is 0, and rounding must not blow the coefficients up.
+TEST(AwdSolver, VectorsAlongOneLineChangeNothing) {
+  for (const int k : {2, 3, 5}) {
+    std::vector<std::vector<double>> taus;
+    for (int i = 0; i < k; ++i) taus.push_back({0.4 + 0.25 * i});
+    for (const AwdParameters& parameters :
+         {AwdParameters(), AwdParameters{0.6, 0.0003, 300}, AwdParameters{0.01, 0.1, 50}}) {
+      const std::vector<double> c = SolveAwd(GramOf(taus), k, parameters).c;
+      double delta = 0, largest = 0;
+      for (int i = 0; i < k; ++i) {
+        delta += c[i] * taus[i][0];
+        largest = std::max(largest, std::abs(c[i]));
+      }
+      EXPECT_NEAR(delta, 0, 1e-12);
+      EXPECT_LT(largest, 100);
+    }
+  }
+}
+
 TEST(AwdSolver, AZeroVectorIsLeftOutOfAllPairs) {
   // Models 0 and 2 behave as if model 1 did not exist, but K stays 3.
   const std::vector<double> gram = {1, 0, 0.3, 0, 0, 0, 0.3, 0, 1};
