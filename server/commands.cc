@@ -39,7 +39,7 @@ int RunCommandLine(CommandContext& context, const std::vector<std::string>& argu
     fault = MakeError(Reason::kInternal, "cannot write to standard output");
     return code != 0 ? code : ReportFailure(context, OutputFormat::kTable, fault, {});
   } catch (const std::bad_alloc&) {
-    fault = MakeError(Reason::kInternal,
+    fault = MakeError(Reason::kOutOfMemory,
                       "out of memory; give --memory-budget a smaller size or the machine more");
   } catch (const std::exception& error) {
     fault = MakeError(Reason::kInternal, absl::StrCat("unexpected fault: ", error.what()));

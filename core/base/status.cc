@@ -20,6 +20,7 @@ struct ReasonRow {
 
 constexpr std::array kReasons = {
     ReasonRow{Reason::kInternal, "INTERNAL", absl::StatusCode::kInternal, 1},
+    ReasonRow{Reason::kOutOfMemory, "OUT_OF_MEMORY", absl::StatusCode::kResourceExhausted, 1},
     ReasonRow{Reason::kUsage, "USAGE", absl::StatusCode::kInvalidArgument, 2},
     ReasonRow{Reason::kRecipeSyntax, "RECIPE_SYNTAX", absl::StatusCode::kInvalidArgument, 2},
     ReasonRow{Reason::kUnknownKey, "UNKNOWN_KEY", absl::StatusCode::kInvalidArgument, 2},

@@ -13,6 +13,7 @@ namespace orthomerge {
 // reason are part of the interface: add, never rename.
 enum class Reason {
   kInternal,
+  kOutOfMemory,
   // The recipe or the command line: exit code 2.
   kUsage,
   kRecipeSyntax,

@@ -3,8 +3,11 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <exception>
+#include <new>
+#include <system_error>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -100,15 +103,12 @@ class Runner {
         stop_(stop),
         worker_(worker) {}
 
-  absl::Status Run() {
-    absl::Status status = Loop();
-    // Reads into our buffers must end before the buffers go.
+  // Reads into our buffers must end before the buffers go, after an exception too.
+  ~Runner() {
     for (const auto& chunk : ahead_) (void)Wait(chunk.get());
-    return status;
   }
 
- private:
-  absl::Status Loop() {
+  absl::Status Run() {
     while (true) {
       const size_t depth = io_ == nullptr ? 1 : static_cast<size_t>(1 + plan_.memory.read_ahead);
       while (ahead_.size() < depth) {
@@ -128,6 +128,7 @@ class Runner {
     }
   }
 
+ private:
   // The next pieces of the unit at hand, about one chunk of bytes per source.
   std::unique_ptr<Chunk> NextChunk() {
     if (next_segment_ >= unit_.size()) {
@@ -183,8 +184,9 @@ class Runner {
     }
     for (const Read& read : chunk->reads) {
       io_->Submit([this, chunk, &read] {
-        const absl::Status status =
-            stop_->load(std::memory_order_relaxed) ? absl::OkStatus() : ReadInto(read, chunk);
+        const absl::Status status = stop_->load(std::memory_order_relaxed)
+                                        ? absl::OkStatus()
+                                        : Guarded([&] { return ReadInto(read, chunk); });
         absl::MutexLock lock(&chunk->mutex);
         chunk->status.Update(status);
         --chunk->pending;
@@ -238,10 +240,30 @@ class Runner {
   std::vector<Scratch> spare_;  // buffers to use again
 };
 
+// Starts up to `count` threads: fewer where the system refuses more, since they do the same work.
+void StartThreads(int count, const std::function<void()>& work, std::vector<std::thread>* threads) {
+  threads->reserve(static_cast<size_t>(count));
+  try {
+    while (threads->size() < static_cast<size_t>(count)) threads->emplace_back(work);
+  } catch (const std::system_error&) {
+  }
+}
+
 }  // namespace
 
 void NameThread(const std::string& name) {
   pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+}
+
+absl::Status Guarded(absl::FunctionRef<absl::Status()> work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return MakeError(Reason::kOutOfMemory,
+                     "out of memory; give --memory-budget a smaller size or the machine more");
+  } catch (const std::exception& error) {
+    return MakeError(Reason::kInternal, absl::StrCat("unexpected fault: ", error.what()));
+  }
 }
 
 struct IoPool::State {
@@ -252,25 +274,25 @@ struct IoPool::State {
 };
 
 IoPool::IoPool(int threads, const std::string& name) : state_(std::make_unique<State>()) {
-  for (int i = 0; i < threads; ++i) {
-    state_->threads.emplace_back([state = state_.get(), name] {
-      NameThread(name);
-      const auto ready = [state]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex) {
-        return state->closed || !state->tasks.empty();
-      };
-      while (true) {
-        std::function<void()> task;
-        {
-          absl::MutexLock lock(&state->mutex);
-          state->mutex.Await(absl::Condition(&ready));
-          if (state->tasks.empty()) return;
-          task = std::move(state->tasks.front());
-          state->tasks.pop_front();
-        }
-        task();
+  const auto work = [state = state_.get(), name] {
+    NameThread(name);
+    const auto ready = [state]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex) {
+      return state->closed || !state->tasks.empty();
+    };
+    while (true) {
+      std::function<void()> task;
+      {
+        absl::MutexLock lock(&state->mutex);
+        state->mutex.Await(absl::Condition(&ready));
+        if (state->tasks.empty()) return;
+        task = std::move(state->tasks.front());
+        state->tasks.pop_front();
       }
-    });
-  }
+      task();
+    }
+  };
+  StartThreads(threads, work, &state_->threads);
+  if (state_->threads.empty()) throw std::system_error(EAGAIN, std::generic_category());
 }
 
 IoPool::~IoPool() {
@@ -296,25 +318,21 @@ absl::Status RunStage(Storage& storage, const Plan& plan, const std::string& nam
   std::atomic<bool> stop{false};
   absl::Mutex mutex;
   absl::Status first_error;
-  std::vector<std::thread> threads;
-  for (int i = 0; i < plan.memory.threads; ++i) {
-    threads.emplace_back([&] {
-      NameThread(name);
-      absl::Status status;
-      try {
-        const std::unique_ptr<StageWorker> worker = make_worker();
-        status = Runner(storage, plan, call, traffic, io.get(), &stop, worker.get()).Run();
-      } catch (const std::exception& error) {
-        status =
-            MakeError(Reason::kInternal, absl::StrCat("out of memory or worse: ", error.what()));
-      }
-      if (!status.ok()) {
-        stop = true;
-        absl::MutexLock lock(&mutex);
-        first_error.Update(status);
-      }
+  const auto work = [&] {
+    NameThread(name);
+    const absl::Status status = Guarded([&] {
+      const std::unique_ptr<StageWorker> worker = make_worker();
+      return Runner(storage, plan, call, traffic, io.get(), &stop, worker.get()).Run();
     });
-  }
+    if (!status.ok()) {
+      stop = true;
+      absl::MutexLock lock(&mutex);
+      first_error.Update(status);
+    }
+  };
+  std::vector<std::thread> threads;
+  StartThreads(plan.memory.threads, work, &threads);
+  if (threads.empty()) work();
   for (std::thread& thread : threads) thread.join();
   return first_error;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "core/engine/plan.h"
 #include "core/engine/stack.h"
@@ -56,6 +57,9 @@ class IoPool {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// The status of `work`; what it throws is kOutOfMemory or kInternal.
+absl::Status Guarded(absl::FunctionRef<absl::Status()> work);
 
 // Names the calling thread, for debuggers and `top -H`.
 void NameThread(const std::string& name);

@@ -230,7 +230,8 @@ class WriteWorker : public StageWorker {
     auto upload = std::make_unique<PartUpload>();
     upload->work = std::move(work);
     uploads_->Submit([state = state_, upload = upload.get(), bytes] {
-      const absl::Status status = state->Finish(upload->work.unit, bytes, upload->work.nonfinite);
+      const absl::Status status =
+          Guarded([&] { return state->Finish(upload->work.unit, bytes, upload->work.nonfinite); });
       absl::MutexLock lock(&upload->mutex);
       upload->status = status;
       upload->done = true;
