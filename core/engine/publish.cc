@@ -1,6 +1,7 @@
 #include "core/engine/publish.h"
 
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -43,8 +44,8 @@ absl::Status Publisher::Open() {
   for (const PlanFile& file : plan_.files) targets.push_back(UriOf(file.name));
   if (IsLocal(root_)) {
     for (const PlanBlob& blob : plan_.blobs) targets.push_back(UriOf(blob.name));
-    for (const std::string& name : {std::string("report.json"), std::string("orthomerge.json"),
-                                    plan_.commit_name()}) {
+    for (const std::string& name :
+         {std::string("report.json"), std::string("orthomerge.json"), plan_.commit_name()}) {
       targets.push_back(UriOf(name));
     }
   }
@@ -97,16 +98,15 @@ absl::Status Publisher::Sync(int file) {
   return Lost(file, store_->SyncUpload(UriOf(plan_.files[file].name), upload, call_));
 }
 
-absl::StatusOr<std::optional<int>> Publisher::TakeLostFile() {
-  std::optional<int> file;
-  {
-    absl::MutexLock lock(&mutex_);
-    file = lost_file_;
-    lost_file_.reset();
-    if (file.has_value()) uploads_.erase(*file);
-  }
-  if (file.has_value()) RETURN_IF_ERROR(work_area_->Forget(UploadName(*file)));
-  return file;
+std::optional<int> Publisher::TakeLostFile() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(lost_file_, std::nullopt);
+}
+
+absl::Status Publisher::ForgetUpload(int file) {
+  absl::MutexLock lock(&mutex_);
+  uploads_.erase(file);
+  return work_area_->Forget(UploadName(file));
 }
 
 absl::StatusOr<bool> Publisher::IsPublished(const Uri& uri) {
@@ -195,8 +195,15 @@ absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tag
 
 absl::Status Publisher::Discard() {
   const CallOptions call;  // cleaning up goes on after a cancellation
-  for (const PlanFile& file : plan_.files) {
-    RETURN_IF_ERROR(AbortUploads(*store_, UriOf(file.name), call));
+  for (size_t f = 0; f < plan_.files.size(); ++f) {
+    const Uri uri = UriOf(plan_.files[f].name);
+    const absl::StatusOr<std::optional<std::string>> text =
+        work_area_->Get(UploadName(static_cast<int>(f)));
+    if (text.ok() && text->has_value()) {
+      ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(**text));
+      RETURN_IF_ERROR(store_->AbortUpload(uri, record.id, call));
+    }
+    RETURN_IF_ERROR(AbortUploads(*store_, uri, call));
   }
   if (state_ == OutputState::kInPlace) {
     const absl::StatusOr<ObjectInfo> commit = store_->Stat(UriOf(plan_.commit_name()), call);

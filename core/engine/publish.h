@@ -50,8 +50,10 @@ class Publisher {
   absl::Status Publish(const std::vector<std::vector<std::string>>& tags,
                        const std::vector<Blob>& blobs);
 
-  // The file whose upload has vanished, if that is why a call failed; forgets its upload.
-  absl::StatusOr<std::optional<int>> TakeLostFile();
+  // The file whose upload has vanished, if that is why a call failed.
+  std::optional<int> TakeLostFile();
+  // Lets the next part of `file` start a new upload.
+  absl::Status ForgetUpload(int file);
 
   // After a permanent failure: removes uploads, objects of this plan, and the work area.
   absl::Status Discard();

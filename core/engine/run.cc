@@ -17,8 +17,8 @@
 namespace orthomerge {
 namespace {
 
-// An upload that vanishes this often is not coming back.
-constexpr int kMaxLostUploads = 5;
+// Every file may lose its upload once (a bucket may expire them all); beyond that, so many more.
+constexpr size_t kMaxLostUploads = 5;
 
 uint64_t PeakRss() {
   rusage usage = {};
@@ -29,6 +29,7 @@ uint64_t PeakRss() {
 // Whether the same command can go on where this run failed.
 bool IsTransient(const absl::Status& status) {
   switch (ReasonOf(status)) {
+    case Reason::kOutOfMemory:
     case Reason::kStorageUnavailable:
     case Reason::kDiskFull:
     case Reason::kCancelled:
@@ -188,13 +189,15 @@ class Run {
     MethodReport findings;
     plan_.method->Report(solved, &findings);
     progress_.Warn(std::move(findings.warnings));
-    for (int attempt = 0;; ++attempt) {
+    for (size_t attempt = 0;; ++attempt) {
       const absl::Status status = WriteAndPublish(context, solved);
       if (status.ok()) break;
-      ASSIGN_OR_RETURN(const std::optional<int> lost, publisher_->TakeLostFile());
-      if (!lost.has_value() || attempt == kMaxLostUploads) return status;
-      // The upload is gone and its file is not there: its parts are made again.
+      const std::optional<int> lost = publisher_->TakeLostFile();
+      if (!lost.has_value() || attempt == kMaxLostUploads + plan_.files.size()) return status;
+      // The upload is gone and its file is not there: its parts are made again. They are forgotten
+      // before the upload, or a run killed in between would take them for parts of the next one.
       RETURN_IF_ERROR(ForgetWrites(plan_, *lost, work_area_.get()));
+      RETURN_IF_ERROR(publisher_->ForgetUpload(*lost));
     }
     return work_area_->Remove();
   }
@@ -255,10 +258,10 @@ class Run {
     const Uri& output = *plan_.recipe.output.uri;
     if (output.scheme != Uri::Scheme::kFile) return absl::OkStatus();
     ASSIGN_OR_RETURN(const uint64_t free, FreeSpace(output.key));
-    uint64_t staged = 0;  // by an earlier run
-    const Uri staging = output.Sibling(WorkAreaName(output, plan_.digest)).Child("staging");
+    uint64_t staged = 0;  // by an earlier run, in the work area or at the output itself
+    const Uri area = output.Sibling(WorkAreaName(output, plan_.digest));
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
-    if (store->Stat(staging, call_).ok()) staged = plan_.output_bytes;
+    if (store->Stat(area, call_).ok()) staged = plan_.output_bytes;
     if (plan_.output_bytes <= free + staged) return absl::OkStatus();
     return MakeError(Reason::kDiskFull,
                      absl::StrCat("the output needs ", FormatBytes(plan_.output_bytes), " but ",

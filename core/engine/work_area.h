@@ -33,8 +33,8 @@ class WorkArea {
   // says so).
   absl::Status Put(const std::string& name, absl::string_view bytes, bool* existed = nullptr);
   absl::Status Forget(const std::string& name);
-  // Notes the objects that the plan will write, so that RemoveWorkArea finds their uploads, even one
-  // whose run was killed before it could record it.
+  // Notes the objects that the plan will write, so that RemoveWorkArea finds their uploads, even
+  // one whose run was killed before it could record it.
   absl::Status PutTargets(const std::vector<Uri>& targets);
   // Removes everything, the lock last.
   absl::Status Remove();
@@ -66,7 +66,7 @@ struct UploadRecord {
   static absl::StatusOr<UploadRecord> FromJson(absl::string_view text);
 };
 
-// Aborts every open upload of `uri`.
+// Aborts every open upload of `uri`; none where they may not be listed.
 absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call);
 
 // Aborts the uploads of the work area `folder` and removes it, whoever made it.
