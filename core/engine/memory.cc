@@ -62,14 +62,21 @@ Demand Measure(const Plan& plan) {
     for (const Part& part : file.parts) demand.part = std::max(demand.part, part.end - part.begin);
     demand.fixed += file.header.size();
   }
-  for (const Round& round : plan.rounds) {
+  uint64_t ordered = 0;
+  for (size_t r = 0; r < plan.rounds.size(); ++r) {
+    const Round& round = plan.rounds[r];
     const auto width = static_cast<uint64_t>(round.width) * 8;
     if (round.fold == Round::Fold::kExact) {
       demand.counters = std::max(demand.counters, width);
     } else {
       demand.leaf_lanes = std::max(demand.leaf_lanes, width * (kLanes + kLeavesPerTask));
+      // Every leaf's partial is held until all are folded into a sum per tensor.
+      uint64_t partials = plan.tensors.size();
+      for (const ReduceTask& task : plan.reduce_tasks[r]) partials += task.leaves.size();
+      ordered = std::max(ordered, width * partials);
     }
   }
+  demand.fixed += ordered;
   demand.fixed += 2 * demand.counters;  // merged, and one task's while it is decoded
   return demand;
 }

@@ -167,7 +167,7 @@ class ReduceWorker : public StageWorker {
   absl::Status FinishUnit() override {
     const size_t task = taken_.front();
     taken_.pop_front();
-    std::string bytes = results_->exact() ? EncodeCounters(counters_) : std::move(encoded_);
+    std::string bytes = results_->exact() ? EncodeCounters(counters_) : encoded_;
     encoded_.clear();
     std::fill(counters_.begin(), counters_.end(), 0);
     RETURN_IF_ERROR(context_.work_area.Put(ResultName(round_, task), bytes));
