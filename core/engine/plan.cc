@@ -78,9 +78,20 @@ std::string DigestOf(const Plan& plan) {
     json["blobs"].push_back({blob.name, Sha256Hex(blob.text),
                              blob.input.has_value() ? pin(*blob.input) : nlohmann::json()});
   }
+  // Where each byte comes from: an index may change while its files stay.
+  std::string sources;
+  for (const PlanTensor& tensor : plan.tensors) {
+    absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
+    for (const TensorSource& source : tensor.sources) {
+      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype), "\n");
+    }
+  }
+  json["sources"] = Sha256Hex(sources);
   json["files"] = nlohmann::json::array();
   for (const PlanFile& file : plan.files) {
-    json["files"].push_back({file.name, file.size, Sha256Hex(file.header), file.parts.size()});
+    std::string ends;
+    for (const Part& part : file.parts) absl::StrAppend(&ends, part.end, " ");
+    json["files"].push_back({file.name, file.size, Sha256Hex(file.header), Sha256Hex(ends)});
   }
   return Sha256Hex(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
