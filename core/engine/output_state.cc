@@ -20,13 +20,19 @@ bool IsCommitObject(absl::string_view name) {
 // An output needs a name: beside it, under that name, lies its work area.
 absl::Status CheckName(const Uri& output) {
   if (!output.key.empty() && output.key != "/") return absl::OkStatus();
-  return MakeError(Reason::kUsage, absl::StrCat(output.ToString(), " cannot be an output; name a ",
-                                                "folder in it, such as ",
-                                                output.Child("merged").ToString()));
+  return MakeError(Reason::kUsage,
+                   absl::StrCat(output.ToString(), " cannot be an output; name a ",
+                                "folder in it, such as ", output.Child("merged").ToString()));
+}
+
+// Folders that an output itself may have.
+bool IsArtifact(absl::string_view folder) {
+  const absl::string_view first = folder.substr(0, folder.find('/'));
+  return first == "masks" || first == "tasks" || first == "adapter";
 }
 
 // The objects below an output, and which of them belong to another output in a folder below it: one
-// with an orthomerge.json of its own, or with a work area beside it.
+// with a model or an orthomerge.json of its own, or with a work area beside it.
 class Contents {
  public:
   static absl::StatusOr<Contents> List(ObjectStore& store, const Uri& output,
@@ -60,8 +66,11 @@ class Contents {
       }
       begin = end + 1;
     }
-    if (begin > 0 && name.substr(begin) == "orthomerge.json") {
-      others_.insert(name.substr(0, begin - 1));
+    if (begin == 0) return;
+    // Metadata are copied along with a model; its orthomerge.json may not have been.
+    const std::string folder = name.substr(0, begin - 1), file = name.substr(begin);
+    if (file == "orthomerge.json" || (IsCommitObject(file) && !IsArtifact(folder))) {
+      others_.insert(folder);
     }
   }
 
