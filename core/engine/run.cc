@@ -155,8 +155,19 @@ class Run {
  private:
   absl::Status ExecuteTasks(OutputState state) {
     RETURN_IF_ERROR(CheckSpace());
-    ASSIGN_OR_RETURN(work_area_,
-                     WorkArea::Open(storage_, *plan_.recipe.output.uri, plan_.digest, call_));
+    const Uri& output = *plan_.recipe.output.uri;
+    absl::StatusOr<std::unique_ptr<WorkArea>> area =
+        WorkArea::Open(storage_, output, plan_.digest, call_);
+    if (!area.ok()) {
+      if (!IsTransient(area.status())) {  // as if it had been opened
+        ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+        RemoveWorkArea(storage_, *store, output.Sibling(WorkAreaName(output, plan_.digest)),
+                       CallOptions())
+            .IgnoreError();
+      }
+      return area.status();
+    }
+    work_area_ = *std::move(area);
     result_.resumed = work_area_->had_results();
     publisher_.emplace(storage_, plan_, work_area_.get(), state, call_);
     absl::Status status = publisher_->Open();

@@ -85,11 +85,12 @@ TEST_P(SameBytesTest, WhateverTheResources) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, SameBytesTest,
-    testing::Values(Case{"average", "average", {}}, Case{"task_arithmetic", "task_arithmetic", {}},
-                    Case{"awd_model", "awd", {{"alpha", 0.001}}},
-                    Case{"awd_tensor", "awd", {{"granularity", "tensor"}, {"alpha", 0.001}}},
-                    Case{"awd_row", "awd", {{"granularity", "row"}, {"alpha", 0.001}}},
-                    Case{"ties", "ties", {}}, Case{"awd_ties", "ties", {{"merge", "sum"}}, true}),
+    testing::Values(
+        Case{"average", "average", {}}, Case{"task_arithmetic", "task_arithmetic", {}},
+        Case{"awd_model", "awd", {{"alpha", 0.001}}},
+        Case{"awd_tensor", "awd", {{"granularity", "tensor"}, {"alpha", 0.001}}},
+        Case{"awd_row", "awd", {{"granularity", "row"}, {"iters", int64_t{20}}, {"alpha", 0.001}}},
+        Case{"ties", "ties", {}}, Case{"awd_ties", "ties", {{"merge", "sum"}}, true}),
     [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
 
 }  // namespace

@@ -132,8 +132,8 @@ TEST(AwdSolver, VectorsAlongOneLineChangeNothing) {
         delta += c[i] * taus[i][0];
         largest = std::max(largest, std::abs(c[i]));
       }
-      EXPECT_NEAR(delta, 0, 1e-12);
-      EXPECT_LT(largest, 100);
+      EXPECT_NEAR(delta, 0, 1e-10);
+      EXPECT_LT(largest, 1000);  // 1e8 and more once
     }
   }
 }
