@@ -114,6 +114,7 @@ absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, c
   ASSIGN_OR_RETURN(const Contents contents, Contents::List(store, output, call));
   std::vector<std::string> foreign, others;
   bool committed = false, ours = false;
+  std::string commit_mark = "none", provenance_mark;  // plan digests in the objects' metadata
   for (const ListEntry& entry : contents.entries()) {
     const std::string name = contents.NameOf(entry);
     if (contents.IsOfAnother(name)) {
@@ -122,6 +123,9 @@ absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, c
     }
     ASSIGN_OR_RETURN(const ObjectInfo info, store.Stat(entry.uri, call));
     const auto digest = info.metadata.find(kPlanKey);
+    const std::string mark = digest == info.metadata.end() ? "" : digest->second;
+    if (name == plan.commit_name()) commit_mark = mark;
+    if (name == "orthomerge.json") provenance_mark = mark;
     if (digest == info.metadata.end()) {
       foreign.push_back(name);
     } else if (digest->second == plan.digest) {
@@ -132,7 +136,10 @@ absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, c
     committed = committed || IsCommitObject(name);
   }
   if (committed) {
-    if (ProvenanceDigest(store, output, call) == plan.digest) return OutputState::kComplete;
+    // Not what somebody else has put beside our orthomerge.json; copies may have lost both marks.
+    if (commit_mark == provenance_mark && ProvenanceDigest(store, output, call) == plan.digest) {
+      return OutputState::kComplete;
+    }
     return Exists(output, "it holds another model");
   }
   if (!others.empty()) return Incomplete(output, others);
