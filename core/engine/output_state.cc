@@ -80,9 +80,14 @@ class Contents {
 };
 
 // The plan digest in a folder's orthomerge.json; empty if there is none.
-std::string ProvenanceDigest(ObjectStore& store, const Uri& output, const CallOptions& call) {
+absl::StatusOr<std::string> ProvenanceDigest(ObjectStore& store, const Uri& output,
+                                             const CallOptions& call) {
   const absl::StatusOr<std::string> text =
       ReadObject(store, output.Child("orthomerge.json"), kMaxProvenance, call);
+  if (ReasonOf(text.status()) == Reason::kStorageUnavailable ||
+      ReasonOf(text.status()) == Reason::kCancelled) {
+    return text.status();
+  }
   if (!text.ok()) return "";
   const auto json = nlohmann::json::parse(*text, nullptr, false);
   if (!json.is_object() || !json.contains("plan_digest") || !json["plan_digest"].is_string()) {
@@ -137,7 +142,8 @@ absl::StatusOr<OutputState> CheckObjects(ObjectStore& store, const Plan& plan, c
   }
   if (committed) {
     // Not what somebody else has put beside our orthomerge.json; copies may have lost both marks.
-    if (commit_mark == provenance_mark && ProvenanceDigest(store, output, call) == plan.digest) {
+    ASSIGN_OR_RETURN(const std::string provenance, ProvenanceDigest(store, output, call));
+    if (commit_mark == provenance_mark && provenance == plan.digest) {
       return OutputState::kComplete;
     }
     return Exists(output, "it holds another model");

@@ -1,5 +1,8 @@
 #include "tests/engine/checkpoints.h"
 
+#include <sys/xattr.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -145,6 +148,14 @@ std::map<std::string, std::string> ModelFiles(const std::string& folder) {
   EXPECT_EQ(files.erase("report.json"), 1u);
   EXPECT_EQ(files.erase("orthomerge.json"), 1u);
   return files;
+}
+
+std::string FastFolder() {
+  std::error_code error;
+  if (fs::space("/dev/shm", error).available < kGiB || error) return "";
+  if (access("/dev/shm", W_OK) != 0) return "";
+  const TemporaryFolder probe("/dev/shm");
+  return setxattr(probe.path().c_str(), "user.orthomerge.probe", "1", 1, 0) == 0 ? "/dev/shm" : "";
 }
 
 ParameterMap WithDefaults(const std::string& method, const ParameterMap& parameters) {

@@ -60,10 +60,14 @@ std::map<std::string, std::string> FilesBelow(const std::string& folder);
 // What must be the same bytes on every run: all but report.json and orthomerge.json.
 std::map<std::string, std::string> ModelFiles(const std::string& folder);
 
-// Replaces the parameters of the method of a recipe, or of a transform.
+// `parameters` and the method's defaults.
 ParameterMap WithDefaults(const std::string& method, const ParameterMap& parameters);
 
-// Every test has a folder of its own in the temporary directory.
+// A folder in memory where there is one with room and extended attributes, since every run syncs
+// many small files; empty: the usual temporary directory.
+std::string FastFolder();
+
+// Every test has a folder of its own.
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest() : storage_(local_.get(), nullptr) {}
@@ -93,7 +97,7 @@ class EngineTest : public ::testing::Test {
   // Names beside the models: everything in the folder that no test wrote.
   std::vector<std::string> Leftovers() const;
 
-  TemporaryFolder folder_;
+  TemporaryFolder folder_{FastFolder()};
   std::unique_ptr<ObjectStore> local_ = MakeLocalStore();
   Storage storage_;
   Diagnostics diagnostics_;  // of the last plan

@@ -6,9 +6,10 @@
 
 namespace orthomerge {
 
-TemporaryFolder::TemporaryFolder() {
-  const char* parent = std::getenv("TMPDIR");
-  path_ = std::string(parent != nullptr ? parent : "/tmp") + "/orthomerge-test.XXXXXX";
+TemporaryFolder::TemporaryFolder(std::string parent) {
+  const char* usual = std::getenv("TMPDIR");
+  if (parent.empty()) parent = usual != nullptr ? usual : "/tmp";
+  path_ = parent + "/orthomerge-test.XXXXXX";
   if (mkdtemp(path_.data()) == nullptr) std::abort();
   path_ = std::filesystem::canonical(path_).string();
 }

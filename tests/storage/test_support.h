@@ -30,10 +30,10 @@ MATCHER_P2(Fails, reason, text,
          std::string(status.message()).find(text) != std::string::npos;
 }
 
-// A folder that is removed with all its content.
+// A folder that is removed with all its content; in `parent`, by default $TMPDIR or /tmp.
 class TemporaryFolder {
  public:
-  TemporaryFolder();
+  explicit TemporaryFolder(std::string parent = "");
   ~TemporaryFolder();
   const std::string& path() const { return path_; }
   Uri uri() const { return {Uri::Scheme::kFile, "", path_}; }
