@@ -129,15 +129,16 @@ absl::StatusOr<bool> Publisher::IsPublished(const Uri& uri) {
 
 absl::Status Publisher::PublishFile(int file, const std::vector<std::string>& tags) {
   const Uri uri = UriOf(plan_.files[file].name);
-  ASSIGN_OR_RETURN(bool published, IsPublished(uri));
+  ASSIGN_OR_RETURN(const bool published, IsPublished(uri));
   if (!published) {
     ASSIGN_OR_RETURN(const std::string upload, UploadOf(file));
     const absl::Status status =
         store_->CompleteUpload(uri, upload, tags, Condition::kIfAbsent, call_);
     if (!status.ok()) {
       // Perhaps it was completed and the answer lost, or another worker completed it.
-      ASSIGN_OR_RETURN(published, IsPublished(uri));
-      if (!published) return Lost(file, status);
+      const absl::StatusOr<bool> now = IsPublished(uri);
+      if (!now.ok()) return Annotate(now.status(), status.message());
+      if (!*now) return Lost(file, status);
     }
   }
   return AbortUploads(*store_, uri, call_);

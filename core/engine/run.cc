@@ -145,7 +145,7 @@ class Run {
     if (state == OutputState::kComplete) {
       RETURN_IF_ERROR(FinishComplete());
     } else {
-      RETURN_IF_ERROR(ExecuteTasks(state));
+      RETURN_IF_ERROR(ExecuteTasks());
     }
     result_.seconds = absl::ToDoubleSeconds(absl::Now() - start);
     result_.peak_rss = PeakRss();
@@ -153,7 +153,7 @@ class Run {
   }
 
  private:
-  absl::Status ExecuteTasks(OutputState state) {
+  absl::Status ExecuteTasks() {
     RETURN_IF_ERROR(CheckSpace());
     const Uri& output = *plan_.recipe.output.uri;
     absl::StatusOr<std::unique_ptr<WorkArea>> area =
@@ -169,7 +169,14 @@ class Run {
     }
     work_area_ = *std::move(area);
     result_.resumed = work_area_->had_results();
-    publisher_.emplace(storage_, plan_, work_area_.get(), state, call_);
+    // Another run of this plan may have finished before the lock was ours.
+    const absl::StatusOr<OutputState> now = CheckOutput(storage_, plan_, call_);
+    if (!now.ok() || *now == OutputState::kComplete) {
+      if (now.ok() || !result_.resumed) RETURN_IF_ERROR(work_area_->Remove());
+      work_area_.reset();
+      return now.ok() ? FinishComplete() : now.status();
+    }
+    publisher_.emplace(storage_, plan_, work_area_.get(), *now, call_);
     absl::Status status = publisher_->Open();
     if (status.ok()) status = RunStages();
     if (status.ok()) return status;

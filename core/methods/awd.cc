@@ -227,6 +227,11 @@ class Awd : public Method {
   absl::Status Solve(int, const Folded& folded, Solved* solved) const override {
     Solved::Values& values = solved->rounds[first_round()];
     const std::vector<double> gram = ModelGram(folded);
+    if (!std::all_of(gram.begin(), gram.end(), [](double x) { return std::isfinite(x); })) {
+      return MakeError(Reason::kInputCorrupt,
+                       "the task vectors are so large that their inner products overflow, though "
+                       "every weight is finite; inspect the models, or exclude the tensors");
+    }
     const double model_norm = Mean(Norms(gram, k_));
     if (settings_.granularity == Granularity::kModel) {
       values.model = settings_.SolveUnit(gram, k_, model_norm).c;
