@@ -76,6 +76,16 @@ absl::StatusOr<std::string> Publisher::UploadOf(int file) {
   return uploads_[file] = record.id;
 }
 
+absl::StatusOr<std::string> Publisher::RecordedUpload(int file) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = uploads_.find(file);
+  if (found != uploads_.end()) return found->second;
+  ASSIGN_OR_RETURN(const std::optional<std::string> text, work_area_->Get(UploadName(file)));
+  if (!text.has_value()) return "";
+  ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(*text));
+  return uploads_[file] = record.id;
+}
+
 absl::Status Publisher::Lost(int file, const absl::Status& status) {
   if (IsGone(status)) {
     absl::MutexLock lock(&mutex_);

@@ -44,6 +44,8 @@ class Publisher {
   // Thread-safe. Errors with IsUploadGone(): see lost_file().
   absl::StatusOr<std::string> PutPart(int file, int part, absl::string_view bytes);
   absl::Status Sync(int file);
+  // The id of the file's upload; empty where none was started.
+  absl::StatusOr<std::string> RecordedUpload(int file);
 
   // Publishes in order: `blobs`, artifacts, root shards, the commit object. `tags[file][part]` are
   // what PutPart returned. Can be entered again after any failure.

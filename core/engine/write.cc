@@ -20,6 +20,7 @@ constexpr int kUploadThreads = 8;
 std::string ResultName(size_t task) { return absl::StrFormat("write/%06d", task); }
 
 struct TaskResult {
+  std::string upload;  // that took the parts: they mean nothing for another one
   std::vector<std::string> tags;
   std::vector<std::string> digests;
   NonFiniteCounts nonfinite;
@@ -27,13 +28,16 @@ struct TaskResult {
   std::string ToJson() const {
     auto counts = nlohmann::json::array();
     for (const auto& [key, count] : nonfinite) counts.push_back({key.first, key.second, count});
-    return nlohmann::json{{"tags", tags}, {"digests", digests}, {"nonfinite", counts}}.dump();
+    return nlohmann::json{
+        {"upload", upload}, {"tags", tags}, {"digests", digests}, {"nonfinite", counts}}
+        .dump();
   }
 
   static std::optional<TaskResult> FromJson(const std::string& text, size_t parts) {
     const auto json = nlohmann::json::parse(text, nullptr, false);
     TaskResult result;
     try {
+      result.upload = json.at("upload").get<std::string>();
       result.tags = json.at("tags").get<std::vector<std::string>>();
       result.digests = json.at("digests").get<std::vector<std::string>>();
       for (const auto& row : json.at("nonfinite")) {
@@ -68,8 +72,12 @@ class WriteState {
       const size_t parts = static_cast<size_t>(tasks[t].last_part - tasks[t].first_part);
       ASSIGN_OR_RETURN(const std::optional<std::string> text,
                        context_.work_area.Get(ResultName(t)));
-      const std::optional<TaskResult> result =
+      std::optional<TaskResult> result =
           text.has_value() ? TaskResult::FromJson(*text, parts) : std::nullopt;
+      if (result.has_value()) {
+        ASSIGN_OR_RETURN(const std::string upload, publisher_->RecordedUpload(tasks[t].file));
+        if (result->upload != upload) result.reset();
+      }
       if (text.has_value() && !result.has_value()) {
         RETURN_IF_ERROR(context_.work_area.Forget(ResultName(t)));
       }
@@ -116,9 +124,11 @@ class WriteState {
     }
     // The data are durable before the result says so.
     RETURN_IF_ERROR(publisher_->Sync(task.file));
+    ASSIGN_OR_RETURN(const std::string upload, publisher_->RecordedUpload(task.file));
     std::string json;
     {
       absl::MutexLock lock(&mutex_);
+      tasks_[unit.task].result.upload = upload;
       json = tasks_[unit.task].result.ToJson();
       Keep(unit.task, tasks_[unit.task].result);
     }
