@@ -57,7 +57,7 @@ TEST_P(RecipeCase, GivesWhatItsHeadSays) {
   const RecipeFile file{.name = "case.yaml",
                         .text = content.str(),
                         .directory = "/recipes",
-                        .working_directory = "/work"};
+                        .working_directory = "/cwd"};
   Diagnostics diagnostics;
   const absl::StatusOr<Recipe> recipe = ParseRecipe(file, {}, &diagnostics);
 

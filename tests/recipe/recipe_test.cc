@@ -18,7 +18,7 @@ RecipeFile File(std::string text) {
   return {.name = "r.yaml",
           .text = std::move(text),
           .directory = "/recipes",
-          .working_directory = "/work"};
+          .working_directory = "/cwd"};
 }
 
 absl::StatusOr<Recipe> Parse(const RecipeFile& file, const RecipeOverrides& overrides = {}) {
@@ -52,9 +52,9 @@ TEST(RecipeTest, FillsTheTypesOfTheSchemas) {
 
 TEST(RecipeTest, PathsResolveAgainstTheFileOrTheWorkingDirectory) {
   EXPECT_EQ(Parse(File(kNative))->models[0].uri.ToString(), "/recipes/a");
-  EXPECT_EQ(Parse(File(kMergekit))->models[0].uri.ToString(), "/work/a");
+  EXPECT_EQ(Parse(File(kMergekit))->models[0].uri.ToString(), "/cwd/a");
   EXPECT_EQ(Parse(File(absl::StrCat(kNative, "output: o")))->output.uri->ToString(), "/recipes/o");
-  EXPECT_EQ(Parse(File(absl::StrCat(kMergekit, "output: o")))->output.uri->ToString(), "/work/o");
+  EXPECT_EQ(Parse(File(absl::StrCat(kMergekit, "output: o")))->output.uri->ToString(), "/cwd/o");
 }
 
 TEST(RecipeTest, RelativePathsNeedADirectory) {
@@ -74,7 +74,7 @@ TEST(RecipeTest, TheCommandLineWins) {
   EXPECT_THAT(ErrorOf(file), HasSubstr("output.uri"));
   const absl::StatusOr<Recipe> recipe = Parse(file, {.output_uri = "there", .seed = 9});
   ASSERT_TRUE(recipe.ok()) << recipe.status();
-  EXPECT_EQ(recipe->output.uri->ToString(), "/work/there");
+  EXPECT_EQ(recipe->output.uri->ToString(), "/cwd/there");
   EXPECT_EQ(recipe->seed, 9);
   EXPECT_THAT(ErrorOf(file, {.output_uri = "gs://x/y", .seed = {}}), HasSubstr("--out: "));
 }
