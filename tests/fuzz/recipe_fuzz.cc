@@ -10,7 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const orthomerge::RecipeFile file{.name = "recipe.yaml",
                                     .text = std::string(reinterpret_cast<const char*>(data), size),
                                     .directory = "/recipes",
-                                    .working_directory = "/work"};
+                                    .working_directory = "/cwd"};
   orthomerge::Diagnostics diagnostics;
   const absl::StatusOr<orthomerge::Recipe> recipe = orthomerge::ParseRecipe(file, {}, &diagnostics);
   if (recipe.ok() == diagnostics.has_errors()) std::abort();
