@@ -125,6 +125,27 @@ TEST_P(LostUploadTest, AnUploadThatNeverLastsIsAnError) {
   EXPECT_THAT(Leftovers(), testing::IsEmpty());
 }
 
+// A file of two tasks: what the first wrote is in an upload that nobody knows any more.
+TEST_P(LostUploadTest, ALostRecordLeavesNoHole) {
+  std::string bytes = SomeBytes(72'000'000, 3);
+  for (size_t i = 1; i < bytes.size(); i += 2) bytes[i] = static_cast<char>(bytes[i] & 0x3f);
+  WriteModels({}, {{{"long", DType::kBF16, {36'000'000}, bytes}}});
+  recipe_ = MakeRecipe("average", 1, {}, /*with_base=*/false);
+  int parts = 0;
+  ASSERT_THAT(RunWith([&](Operation operation, const Uri&) -> Fault {
+                if (operation != Operation::kPutPart || ++parts < 8) return {};
+                return {MakeError(Reason::kStorageUnavailable, "made to fail")};
+              }),
+              Fails(Reason::kStorageUnavailable, ""));
+  ASSERT_EQ(Leftovers().size(), 1u);
+  const std::string area = Path(Leftovers()[0]);
+  ASSERT_TRUE(fs::exists(area + "/write/000000"));
+  ASSERT_TRUE(fs::remove(area + "/uploads/00000"));
+  Run(recipe_);
+  EXPECT_TRUE(Find(ReadModel(Path("out")), "long").bytes == bytes);
+  EXPECT_THAT(Leftovers(), testing::IsEmpty());
+}
+
 TEST_P(LostUploadTest, AnOutputThatAppearsMeanwhileStays) {
   const std::string foreign = Path("out/model.safetensors.index.json");
   EXPECT_THAT(RunWith([&](Operation operation, const Uri& uri) {

@@ -1,0 +1,162 @@
+#include "tests/methods/programs.h"
+
+#include <algorithm>
+
+#include "core/math/kernels.h"
+#include "gtest/gtest.h"
+
+namespace orthomerge {
+namespace {
+
+// One region with memory of its own, since programs may overwrite rows.
+template <class T>
+struct Piece {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count) {
+    const auto cut = [&](const std::vector<double>& v) {
+      return std::vector<T>(v.begin() + first, v.begin() + first + count);
+    };
+    base = cut(tensor.base);
+    for (const std::vector<double>& row : tensor.rows) rows.push_back(cut(row));
+    for (std::vector<T>& row : rows) pointers.push_back(row.data());
+    region.f64 = sizeof(T) == sizeof(double);
+    region.offset = first;
+    region.elements = count;
+    region.columns = output.columns();
+    region.base = base.data();
+    region.rows = pointers;
+  }
+  std::vector<T> base;
+  std::vector<std::vector<T>> rows;
+  std::vector<void*> pointers;
+  Region region;
+};
+
+template <class T>
+std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
+                                       const std::vector<OutputTensor>& outputs, int64_t block) {
+  std::vector<std::unique_ptr<TensorProgram>> programs;
+  for (const OutputTensor& output : outputs) programs.push_back(method->Compile(output).value());
+  const auto blocks = [&](const OutputTensor& output, int64_t granule, const auto& call) {
+    const int64_t step = block == 0 ? output.elements() : (block + granule - 1) / granule * granule;
+    for (int64_t first = 0; first < output.elements(); first += step) {
+      call(first, std::min(step, output.elements() - first));
+    }
+  };
+  Solved solved;
+  const std::vector<Round> rounds = method->rounds();
+  for (size_t r = 0; r < rounds.size(); ++r) {
+    const auto width = static_cast<size_t>(rounds[r].width);
+    Folded folded;
+    folded.tensors.resize(outputs.size());
+    folded.counters.assign(rounds[r].fold == Round::Fold::kExact ? width : 0, 0);
+    for (size_t t = 0; t < outputs.size(); ++t) {
+      if (programs[t] == nullptr || !programs[t]->takes_part(static_cast<int>(r))) continue;
+      std::vector<double> lanes(rounds[r].fold == Round::Fold::kOrdered ? width * kLanes : 0);
+      Accumulator partial{absl::MakeSpan(lanes), absl::MakeSpan(folded.counters)};
+      blocks(outputs[t], kLanes, [&](int64_t first, int64_t count) {
+        Piece<T> piece(model[t], outputs[t], first, count);
+        programs[t]->Accumulate(static_cast<int>(r), piece.region, solved, partial);
+      });
+      for (size_t i = 0; i < lanes.size(); i += kLanes) {
+        folded.tensors[t].push_back(FoldLanes(&lanes[i]));
+      }
+    }
+    solved.rounds.emplace_back();
+    EXPECT_TRUE(method->Solve(static_cast<int>(r), folded, &solved).ok());
+  }
+  std::vector<std::vector<double>> results;
+  for (size_t t = 0; t < outputs.size(); ++t) {
+    if (programs[t] == nullptr) {
+      results.push_back(model[t].base);
+      continue;
+    }
+    const Access access = programs[t]->access();
+    const int64_t granule = access == Access::kElement ? 1
+                            : access == Access::kRow   ? outputs[t].columns()
+                                                       : outputs[t].elements();
+    std::vector<double> result(model[t].base.size());
+    blocks(outputs[t], granule, [&](int64_t first, int64_t count) {
+      Piece<T> piece(model[t], outputs[t], first, count);
+      std::vector<T> out(static_cast<size_t>(count));
+      void* const sink = out.data();
+      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
+      std::copy(out.begin(), out.end(), result.begin() + first);
+    });
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+}  // namespace
+
+MemoryModel RandomModel(int k, unsigned seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  // Values that float32 holds, so that both working dtypes see the same.
+  const auto draw = [&](double scale) {
+    return static_cast<double>(static_cast<float>(scale * normal(random)));
+  };
+  MemoryModel model;
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{37, 53}, {211}, {61, 3}, {}}) {
+    MemoryTensor tensor;
+    tensor.name = "t" + std::to_string(model.size());
+    tensor.shape = shape;
+    int64_t elements = 1;
+    for (const int64_t size : shape) elements *= size;
+    std::vector<double> shared;
+    for (int64_t i = 0; i < elements; ++i) {
+      tensor.base.push_back(draw(1));
+      shared.push_back(draw(0.1));
+    }
+    for (int j = 0; j < k; ++j) {
+      std::vector<double> row;
+      for (int64_t i = 0; i < elements; ++i) {
+        row.push_back(static_cast<float>(shared[i] + draw(0.1 + 0.05 * j)));
+      }
+      tensor.rows.push_back(std::move(row));
+    }
+    model.push_back(std::move(tensor));
+  }
+  return model;
+}
+
+MethodSpec SpecOf(const std::string& method, const ParameterMap& parameters, int k) {
+  MethodSpec spec;
+  spec.name = method;
+  for (const ParameterSchema& parameter : FindMethod(method)->parameters) {
+    if (parameter.default_value.has_value()) {
+      spec.parameters[parameter.name] = *parameter.default_value;
+    }
+  }
+  for (const auto& [name, value] : parameters) spec.parameters[name] = value;
+  spec.weights.assign(static_cast<size_t>(k), 1.0);
+  spec.model_parameters.resize(static_cast<size_t>(k));
+  spec.model_names.resize(static_cast<size_t>(k));
+  return spec;
+}
+
+std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
+                                           const std::vector<MethodSpec>& transforms,
+                                           const MemoryModel& model, bool f64, int64_t block) {
+  auto made = MakeMethod(spec, transforms);
+  EXPECT_TRUE(made.ok()) << made.status();
+  if (!made.ok()) return {};
+  Method* method = made->get();
+  std::vector<OutputTensor> outputs;
+  for (const MemoryTensor& tensor : model) {
+    OutputTensor output;
+    output.index = static_cast<int>(outputs.size());
+    output.name = tensor.name;
+    output.shape = tensor.shape;
+    output.f64 = f64;
+    output.models = static_cast<int>(tensor.rows.size());
+    output.has_base = true;
+    outputs.push_back(std::move(output));
+  }
+  EXPECT_TRUE(method->Prepare(outputs).ok());
+  return f64 ? RunAs<double>(method, model, outputs, block)
+             : RunAs<float>(method, model, outputs, block);
+}
+
+}  // namespace orthomerge
