@@ -129,6 +129,12 @@ int PlanCommand(CommandContext& context, const PlanOptions& options) {
   if (!merge.ok()) {
     return ReportFailure(context, options.format, merge.status(), diagnostics.items());
   }
+  // A run would fail on this; the plan itself is sound.
+  const absl::Status output = CheckPlanOutput(storage, *merge->plan, {});
+  if (!output.ok()) {
+    diagnostics.Warning(absl::StrCat("a run would be refused: ", output.message()), "output.uri");
+    PrintWarnings(context.err, {&diagnostics.items().back(), 1});
+  }
   const bool json = options.format == OutputFormat::kJson;
   std::string text = DescribePlan(*merge->plan, json);
   if (json) {

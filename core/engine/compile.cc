@@ -43,6 +43,24 @@ DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
   return dtype;
 }
 
+// A text of `exclude` that no tensor's name contains is probably misspelt.
+void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
+  const auto check = [&](const ParameterMap& parameters) {
+    const auto found = parameters.find("exclude");
+    if (found == parameters.end()) return;
+    for (const std::string& text : std::get<std::vector<std::string>>(found->second)) {
+      const bool used = std::any_of(
+          plan.tensors.begin(), plan.tensors.end(),
+          [&](const PlanTensor& tensor) { return absl::StrContains(tensor.tensor.name, text); });
+      if (!used) {
+        diagnostics->Warning(absl::StrCat("exclude: no tensor's name contains '", text, "'"));
+      }
+    }
+  };
+  check(plan.recipe.parameters);
+  for (const RecipeTransform& transform : plan.recipe.transforms) check(transform.parameters);
+}
+
 }  // namespace
 
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
@@ -114,6 +132,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan, Diagnost
                        "; name it in `exclude` to copy it from ", plan->origins[0]));
     }
   }
+  WarnOfIdleExcludes(*plan, diagnostics);
   RETURN_IF_ERROR(diagnostics->ToStatus());
 
   std::vector<OutputTensor> outputs;

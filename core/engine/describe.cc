@@ -16,6 +16,7 @@ Json ToJson(const Plan& plan) {
   Json json;
   json["plan_digest"] = plan.digest;
   json["method"] = plan.recipe.method;
+  if (plan.recipe.output.uri.has_value()) json["output"] = plan.recipe.output.uri->ToString();
   json["numerics"] = plan.numerics;
   json["origins"] = plan.origins;
   json["passes"] = plan.rounds.size() + 1;
@@ -82,7 +83,14 @@ std::string DescribePlan(const Plan& plan, bool json) {
                         "budget %s\n",
                         FormatBytes(plan.memory.peak), plan.memory.threads,
                         FormatBytes(plan.memory.chunk), FormatBytes(plan.memory.smallest));
-  absl::StrAppend(&text, "output\n");
+  if (plan.method->uses_dense_algebra()) {
+    absl::StrAppend(&text,
+                    "                LibTorch's own memory comes on top (once, about 150 MiB)\n");
+  }
+  absl::StrAppend(
+      &text, "output          ",
+      plan.recipe.output.uri.has_value() ? plan.recipe.output.uri->ToString() : "(none given)",
+      "\n");
   for (const PlanFile& file : plan.files) {
     absl::StrAppendFormat(&text, "  %-40s %s\n", file.name, FormatBytes(file.size));
   }

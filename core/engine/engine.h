@@ -65,6 +65,10 @@ struct RunResult {
   std::vector<Diagnostic> diagnostics;  // warnings of plan and run
 };
 
+// Whether the plan's output, as it stands now, lets a run begin (or needs none): kOutputExists,
+// kOutputIncomplete and kPlanRunning are the errors. OK without an output.
+absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptions& call);
+
 // Carries the plan out: resumes what an earlier run of the same plan left, publishes a complete
 // checkpoint or nothing. `progress`, if set, is called a few times a second from one thread.
 absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,

@@ -189,6 +189,11 @@ absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
   return Incomplete(output, areas);
 }
 
+absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptions& call) {
+  if (!plan.recipe.output.uri.has_value()) return absl::OkStatus();
+  return CheckOutput(storage, plan, call).status();
+}
+
 absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
                                                      const CallOptions& call) {
   RETURN_IF_ERROR(CheckName(output));

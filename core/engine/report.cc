@@ -1,5 +1,7 @@
 #include "core/engine/report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/digest.h"
@@ -21,10 +23,16 @@ std::string Dump(const Json& json) {
 Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
                std::vector<std::string>* warnings) {
   Json json;
-  int64_t total = 0;
+  int64_t total = 0, overflows = 0;
+  std::string first_overflow;
   Json per_origin = Json::object(), tensors = Json::array();
   for (const auto& [key, count] : counts) {
     const auto& [tensor, origin] = key;
+    if (origin == kOverflow) {
+      overflows += count;
+      if (first_overflow.empty()) first_overflow = plan.tensors[tensor].tensor.name;
+      continue;
+    }
     total += count;
     const std::string& name = plan.origins[origin];
     per_origin[name] = per_origin.value(name, int64_t{0}) + count;
@@ -43,8 +51,20 @@ Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
   json["total"] = total;
   json["models"] = std::move(per_origin);
   json["tensors"] = std::move(tensors);
+  json["output_overflows"] = overflows;
+  if (overflows > 0) {
+    warnings->push_back(absl::StrCat(
+        overflows,
+        " values of the output are infinite or NaN though all their sources are finite, "
+        "first in tensor ",
+        first_overflow,
+        "; lambda or the weights are too large, or the output's dtype is too narrow"));
+  }
   if (total > 0) {
-    const auto& [key, count] = *counts.begin();
+    const auto first = std::find_if(counts.begin(), counts.end(), [](const auto& entry) {
+      return entry.first.second != kOverflow;
+    });
+    const auto& [key, count] = *first;
     warnings->push_back(
         absl::StrCat(total, " values of the inputs are NaN or infinite, first in tensor ",
                      plan.tensors[key.first].tensor.name, " of ", plan.origins[key.second], " (",
@@ -63,6 +83,13 @@ std::string ReportJson(const Plan& plan, const RunFacts& facts,
                        std::vector<std::string>* warnings) {
   Json report;
   report["method"] = plan.recipe.method;
+  if (!plan.recipe.transforms.empty()) {
+    Json transforms = Json::array();
+    for (const RecipeTransform& transform : plan.recipe.transforms) {
+      transforms.push_back(transform.method);
+    }
+    report["transform"] = std::move(transforms);
+  }
   Json models = Json::array();
   for (const RecipeModel& model : plan.recipe.models) models.push_back(model.name);
   report["models"] = std::move(models);

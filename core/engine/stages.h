@@ -24,7 +24,10 @@ struct StageContext {
 // Runs the tasks of `round` that have no result yet and folds all of them.
 absl::StatusOr<Folded> RunReduce(const StageContext& context, int round, const Solved& solved);
 
-// Non-finite elements by (tensor, source origin).
+// Stands for an origin: elements of the output that are not finite though their sources are.
+constexpr int kOverflow = -1;
+
+// Non-finite elements by (tensor, source origin or kOverflow).
 using NonFiniteCounts = std::map<std::pair<int, int>, int64_t>;
 
 struct WriteResult {

@@ -330,6 +330,7 @@ class WriteWorker : public StageWorker {
                     absl::Span<const char* const> bytes, char* out, PartWork* work) {
     std::vector<const char*> at(bytes.begin(), bytes.end());
     std::vector<int64_t> nonfinite(at.size(), 0);
+    int64_t overflows = 0;
     const size_t sinks = tensor.keep ? 1 : tensor.program->sinks(tensor.tensor).size();
     const int64_t granule = Granule(tensor);
     const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
@@ -343,17 +344,33 @@ class WriteWorker : public StageWorker {
       wanted[placement.sink] = rows[placement.sink];
       RETURN_IF_ERROR(Annotate(tensor.program->Emit(region, solved_, wanted), tensor.tensor.name));
       Store(tensor, placement.dtype, rows[placement.sink], count, out);
+      if (work->is_root && IsMergeable(placement.dtype)) {
+        overflows += CountOverflows(region, placement.dtype, out);
+      }
       out += static_cast<uint64_t>(count) * BitsOf(placement.dtype) / 8;
       for (size_t s = 0; s < at.size(); ++s) {
         at[s] += SourceBytes(tensor, tensor.sources[s], count);
       }
     }
+    if (overflows > 0) work->nonfinite[{tensor.tensor.index, kOverflow}] += overflows;
     for (size_t s = 0; s < nonfinite.size() && work->is_root; ++s) {
       if (nonfinite[s] == 0) continue;
       work->nonfinite[{tensor.tensor.index, tensor.sources[s].origin}] += nonfinite[s];
     }
     if (!tensor.keep && tensor.program->access() == Access::kWhole) stack_.Release();
     return absl::OkStatus();
+  }
+
+  // Elements of `out` that are not finite though all their sources are.
+  static int64_t CountOverflows(const Region& region, DType dtype, const char* out) {
+    const int64_t bad = CountNonFinite(dtype, out, region.elements);
+    if (bad == 0 || region.counts == nullptr) return bad;
+    int64_t overflows = 0;
+    for (int64_t i = 0; i < region.elements; ++i) {
+      if (region.counts[i] == 0) continue;
+      overflows += CountNonFinite(dtype, out + i * BitsOf(dtype) / 8, 1);
+    }
+    return overflows;
   }
 
   static void Store(const PlanTensor& tensor, DType dtype, const void* row, int64_t count,

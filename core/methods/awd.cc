@@ -328,7 +328,7 @@ void Awd::Report(const Solved& solved, MethodReport* report) const {
     case AwdHealth::kNoOp:
       report->warnings.push_back(absl::StrFormat(
           "AWD does nothing here: the gradient at 0 is %.3g of alpha, so the redundant vector "
-          "stays at 0 and the result is that of task_arithmetic (mean task-vector norm %.3g); "
+          "stays at 0 and the result is that without it (mean task-vector norm %.3g); "
           "scale: relative makes alpha independent of the norms",
           solution.gradient_norm / scaled.alpha, model_norm));
       break;
