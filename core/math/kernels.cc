@@ -74,6 +74,7 @@ absl::Span<const Kernels* const> AllKernels() {
 }
 
 int64_t LoadF64(DType dtype, const void* src, double* dst, int64_t n) {
+  if (n == 0) return 0;  // either pointer may then be null
   if (dtype != DType::kF64) {
     int64_t bad = 0;
     constexpr int64_t kBlock = 256;

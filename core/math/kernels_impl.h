@@ -190,11 +190,8 @@ void Gram(const float* const* rows, int k, int64_t n, double* lanes) {
     for (int r = 0; r < resident; ++r) widen(r, start, count, wide[r]);
     double* pair_lanes = lanes;
     for (int a = 0; a < k; ++a) {
-      const double* x = wide[a];
-      if (a >= resident) {
-        widen(a, start, count, wide[kMaxWide - 1]);
-        x = wide[kMaxWide - 1];
-      }
+      const double* x = wide[a < resident ? a : kMaxWide - 1];
+      if (a >= resident) widen(a, start, count, wide[kMaxWide - 1]);
       for (int b = a; b < k;) {
         const int pairs = k - b >= 4 ? 4 : 1;
         const double* others[4];
