@@ -9,7 +9,7 @@
 namespace orthomerge::ORTHOMERGE_ISA {
 namespace {
 
-typedef double Vector __attribute__((vector_size(ORTHOMERGE_VECTOR_BYTES), aligned(8)));
+typedef double Vector __attribute__((vector_size(ORTHOMERGE_VECTOR_BYTES)));
 constexpr int kPerVector = ORTHOMERGE_VECTOR_BYTES / 8;
 constexpr int kVectors = kLanes / kPerVector;
 
@@ -155,6 +155,12 @@ void WeightedSum(const float* base, const float* const* rows, const float* c, in
   }
 }
 
+Vector LoadVector(const double* from) {
+  Vector x;
+  std::memcpy(&x, from, sizeof(x));  // of any alignment
+  return x;
+}
+
 // Adds the products of row a with `kCount` further rows to their lanes.
 template <int kCount>
 void GramPairs(const double* a, const double* const* b, int64_t groups, double* lanes) {
@@ -163,10 +169,8 @@ void GramPairs(const double* a, const double* const* b, int64_t groups, double* 
   for (int64_t g = 0; g < groups; ++g) {
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = g * kLanes + v * kPerVector;
-      const Vector x = *reinterpret_cast<const Vector*>(a + at);
-      for (int j = 0; j < kCount; ++j) {
-        sums[j][v] += x * *reinterpret_cast<const Vector*>(b[j] + at);
-      }
+      const Vector x = LoadVector(a + at);
+      for (int j = 0; j < kCount; ++j) sums[j][v] += x * LoadVector(b[j] + at);
     }
   }
   std::memcpy(lanes, sums, sizeof(sums));
@@ -176,7 +180,7 @@ void Gram(const float* const* rows, int k, int64_t n, double* lanes) {
   // Rows are widened once per block, a group of rows at a time, so that the buffers stay in L1.
   constexpr int64_t kBlock = 128;
   constexpr int kMaxWide = 32;
-  double wide[kMaxWide][kBlock];
+  alignas(64) double wide[kMaxWide][kBlock];
   const auto widen = [&](int row, int64_t start, int64_t count, double* to) {
     const float* from = rows[row] + start;
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
