@@ -83,6 +83,10 @@ std::string DescribePlan(const Plan& plan, bool json) {
                         "budget %s\n",
                         FormatBytes(plan.memory.peak), plan.memory.threads,
                         FormatBytes(plan.memory.chunk), FormatBytes(plan.memory.smallest));
+  if (!plan.memory.largest_tensor.empty()) {
+    absl::StrAppend(&text, "                computed as a whole, the largest: ",
+                    plan.memory.largest_tensor, "\n");
+  }
   if (plan.method->uses_dense_algebra()) {
     absl::StrAppend(&text,
                     "                LibTorch's own memory comes on top (once, about 150 MiB)\n");

@@ -41,7 +41,7 @@ class Publisher {
             const CallOptions& call);
   absl::Status Open();
 
-  // Thread-safe. Errors with IsUploadGone(): see lost_file().
+  // Thread-safe. Returns the part's tag. kInputNotFound: the upload is gone, see TakeLostFile.
   absl::StatusOr<std::string> PutPart(int file, int part, absl::string_view bytes);
   absl::Status Sync(int file);
   // The id of the file's upload; empty where none was started.

@@ -44,7 +44,6 @@ class Stack {
   template <class T>
   void BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const char* const> bytes,
                StackUse use, int64_t* nonfinite);
-  char* Row(size_t index);
 
   Scratch rows_, counts_, sink_rows_;
   size_t row_bytes_ = 0;

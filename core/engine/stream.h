@@ -40,8 +40,8 @@ class StageWorker {
   virtual absl::Status Drain() { return absl::OkStatus(); }
 };
 
-// Runs `threads` workers made by `make_worker` until all units are done or one fails. In-flight
-// reads are stopped; the first error is returned.
+// Runs `threads` workers made by `make_worker` until all units are done or one fails. Then
+// queued reads are dropped, those under way end by themselves, and the first error is returned.
 absl::Status RunStage(Storage& storage, const Plan& plan, const std::string& name,
                       const CallOptions& call, Traffic* traffic,
                       const std::function<std::unique_ptr<StageWorker>()>& make_worker);
