@@ -98,7 +98,8 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
       context.err << renderer.Update(now, absl::Now(), columns()) << std::flush;
     };
   }
-  const absl::StatusOr<RunResult> result = RunPlan(storage, *merge->plan, call, progress);
+  const absl::StatusOr<RunResult> result = RunPlan(
+      storage, *merge->plan, call, {.progress = progress, .metrics = {}, .before_publish = {}});
   context.err << renderer.Finish(columns()) << std::flush;
   if (!result.ok()) {
     return ReportFailure(

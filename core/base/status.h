@@ -46,6 +46,32 @@ enum class Reason {
   kPermissionDenied,
   kCredentialsMissing,
   kCredentialsRejected,
+  kUnauthenticated,  // the caller of the service, not of the storage
+  kUriNotAllowed,    // outside what the deployment opens
+  // Requests to the service: exit code 2.
+  kUnknownField,
+  kInvalidFilter,
+  kInvalidPageToken,
+  kInvalidResumeToken,
+  kSpecTooLarge,
+  kRequestIdConflict,
+  kJobExists,
+  kJobNotFound,
+  kJobFinal,     // cannot be cancelled any more
+  kJobNotFinal,  // cannot be deleted yet
+  kEtagMismatch,
+  // Exit code 6.
+  kServerUnavailable,
+  kServerDraining,
+  kDeadlineExceeded,
+  // Exit code 8.
+  kQueueFull,
+  // What ends a job beside the reasons of a merge: exit code 3.
+  kWorkerLost,
+  kAttemptsExhausted,
+  kPlanChanged,
+  // A worker whose job another one has taken over; never leaves the server.
+  kLeaseLost,
   // Exit codes 130 and 143 come from the signal; 4 where none was involved.
   kCancelled,
 };

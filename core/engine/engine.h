@@ -11,6 +11,7 @@
 #include "core/base/bytes.h"
 #include "core/base/cancellation.h"
 #include "core/base/diagnostics.h"
+#include "core/base/metric_series.h"
 #include "core/recipe/recipe.h"
 #include "core/storage/storage.h"
 
@@ -69,10 +70,25 @@ struct RunResult {
 // kOutputIncomplete and kPlanRunning are the errors. OK without an output.
 absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptions& call);
 
+// What a run tells while it goes on; each may be empty.
+struct RunObserver {
+  // A few times a second, from one thread.
+  std::function<void(const Progress&)> progress;
+  // Once every value that the rounds solved is known: loss terms per step, cosines.
+  std::function<void(const std::vector<MetricSeries>&)> metrics;
+  // All bytes are written, nothing is visible yet. An error ends the run with it, as a failure that
+  // keeps finished work. Called again where publishing had to go back to writing.
+  std::function<absl::Status()> before_publish;
+};
+
 // Carries the plan out: resumes what an earlier run of the same plan left, publishes a complete
-// checkpoint or nothing. `progress`, if set, is called a few times a second from one thread.
+// checkpoint or nothing.
 absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
-                                  const std::function<void(const Progress&)>& progress);
+                                  const RunObserver& observer);
+
+// Removes what runs of this plan left that did not publish: work area, uploads, files. OK where
+// there is nothing; a model that this plan published stays.
+absl::Status DiscardPlan(Storage& storage, const Plan& plan, const CallOptions& call);
 
 // Removes what a merge to `output` left that was given up: its work area, uploads, and objects that
 // carry a plan digest where there is no commit object. Returns what was removed, an entry a line.

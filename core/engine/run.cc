@@ -132,9 +132,12 @@ std::vector<OutputFile> OutputFiles(const Plan& plan, const WriteResult& written
 
 class Run {
  public:
-  Run(Storage& storage, const Plan& plan, const CallOptions& call,
-      const std::function<void(const Progress&)>& callback)
-      : storage_(storage), plan_(plan), call_(call), progress_(plan, traffic_, callback) {}
+  Run(Storage& storage, const Plan& plan, const CallOptions& call, const RunObserver& observer)
+      : storage_(storage),
+        plan_(plan),
+        call_(call),
+        observer_(observer),
+        progress_(plan, traffic_, observer.progress) {}
 
   absl::StatusOr<RunResult> Execute() {
     const absl::Time start = absl::Now();
@@ -228,6 +231,7 @@ class Run {
       ASSIGN_OR_RETURN(written, RunWrite(context, solved, &*publisher_));
     }
     RETURN_IF_ERROR(call_.Check());
+    if (observer_.before_publish != nullptr) RETURN_IF_ERROR(observer_.before_publish());
     progress_.SetStage("publish");
     RunFacts facts;
     facts.solved = &solved;
@@ -290,6 +294,7 @@ class Run {
   Storage& storage_;
   const Plan& plan_;
   const CallOptions call_;
+  const RunObserver& observer_;
   Traffic traffic_;
   ProgressThread progress_;
   RunResult result_;
@@ -300,12 +305,12 @@ class Run {
 }  // namespace
 
 absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
-                                  const std::function<void(const Progress&)>& progress) {
+                                  const RunObserver& observer) {
   if (!plan.recipe.output.uri.has_value()) {
     return MakeError(Reason::kMissingKey,
                      "no output: give `output: {uri: ...}` in the recipe or --out");
   }
-  return Run(storage, plan, call, progress).Execute();
+  return Run(storage, plan, call, observer).Execute();
 }
 
 }  // namespace orthomerge

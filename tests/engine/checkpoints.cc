@@ -215,7 +215,7 @@ absl::StatusOr<RunResult> EngineTest::TryRun(const Recipe& recipe, Storage& stor
   absl::StatusOr<std::unique_ptr<Plan>> plan =
       MakePlan(storage, recipe, options, CallOptions(), &diagnostics_);
   if (!plan.ok()) return plan.status();
-  return RunPlan(storage, **plan, call, nullptr);
+  return RunPlan(storage, **plan, call, {});
 }
 
 RunResult EngineTest::Run(const Recipe& recipe, const EngineOptions& options) {

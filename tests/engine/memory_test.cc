@@ -113,7 +113,7 @@ TEST_F(MemoryTest, AMatrixComputedAsAWholeIsNamed) {
   const auto fits = TryWholePlan(options);
   ASSERT_THAT(fits, IsOk());
   EXPECT_LE((*fits)->memory.peak, options.memory_budget);
-  ASSERT_THAT(RunPlan(storage_, **fits, CallOptions(), nullptr), IsOk());
+  ASSERT_THAT(RunPlan(storage_, **fits, CallOptions(), {}), IsOk());
   const TestModel merged = ReadModel(Path("out"));
   for (const TestTensor& tensor : base_) {
     EXPECT_EQ(Find(merged, tensor.name).bytes, Find(base_, tensor.name).bytes);

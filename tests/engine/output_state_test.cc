@@ -189,7 +189,7 @@ TEST_F(OutputStateTest, AChangedInputIsAnotherPlan) {
   const std::unique_ptr<Plan> plan = PlanOf(recipe_);
   std::mt19937_64 random(1);
   WriteModel(Path("m1"), Near(ReadModel(Path("m1")), random));
-  EXPECT_THAT(RunPlan(storage_, *plan, CallOptions(), nullptr),
+  EXPECT_THAT(RunPlan(storage_, *plan, CallOptions(), {}),
               Fails(Reason::kInputChanged, Path("m1/model.safetensors")));
   EXPECT_FALSE(fs::exists(Path("out")));
   EXPECT_THAT(Leftovers(), IsEmpty());

@@ -26,14 +26,16 @@ class ProgressTest : public EngineTest {
     const auto plan = MakePlan(storage_, recipe, options, CallOptions(), &diagnostics);
     if (!plan.ok()) return plan.status();
     *last = Progress();
-    return RunPlan(storage, **plan, call, [&, before = Progress()](const Progress& now) mutable {
+    RunObserver observer;
+    observer.progress = [&, before = Progress()](const Progress& now) mutable {
       EXPECT_GE(now.bytes_done, before.bytes_done);
       EXPECT_GE(now.bytes_resumed, before.bytes_resumed);
       EXPECT_LE(now.bytes_resumed, now.bytes_done);
       EXPECT_LE(now.bytes_done, now.bytes_total);
       EXPECT_EQ(now.bytes_total, (*plan)->total_bytes());
       *last = before = now;
-    });
+    };
+    return RunPlan(storage, **plan, call, observer);
   }
 };
 

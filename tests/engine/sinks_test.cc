@@ -83,7 +83,7 @@ class SinksTest : public EngineTest {
     for (const PlanFile& file : (*plan)->files) {
       largest_parts_ = std::max(largest_parts_, file.parts.size());
     }
-    ASSERT_THAT(RunPlan(storage_, **plan, CallOptions(), nullptr), IsOk());
+    ASSERT_THAT(RunPlan(storage_, **plan, CallOptions(), {}), IsOk());
   }
 
   void ExpectBothOutputs() {
