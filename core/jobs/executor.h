@@ -28,15 +28,22 @@ struct ExecutionOptions {
   uint64_t memory_budget = 0;  // bytes above the idle process
 };
 
+// The plan in full, for people and programs. Made only for a caller that asks for it.
+struct PlanDetails {
+  std::string json;  // as `orthomerge plan -o json` prints it
+  std::string text;  // as `orthomerge plan` prints it
+};
+
 class JobExecutor {
  public:
   virtual ~JobExecutor() = default;
 
   // Checks the job to the bottom (recipe, access, inputs' headers, whether the output is free, and
   // whether it fits the deployment's memory) and says what it will do. All faults go to
-  // `diagnostics`, with field paths that start in the document.
+  // `diagnostics`, with field paths that start in the document. `details` may be null.
   virtual absl::StatusOr<JobPlan> Plan(const JobSpec& spec, const CallOptions& call,
-                                       Diagnostics* diagnostics) = 0;
+                                       Diagnostics* diagnostics,
+                                       PlanDetails* details = nullptr) = 0;
   // Carries the job out, resuming what earlier attempts left. kPlanChanged, kInputChanged where the
   // plan is not the one of submission. A transient error or kCancelled keeps finished work.
   virtual absl::StatusOr<JobResult> Run(const Job& job, const ExecutionOptions& options,
