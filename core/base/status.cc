@@ -110,6 +110,13 @@ Reason ReasonOf(const absl::Status& status) {
 
 absl::string_view ReasonName(Reason reason) { return Row(reason).name; }
 
+std::optional<Reason> ReasonFromName(absl::string_view name) {
+  for (const ReasonRow& row : kReasons) {
+    if (name == row.name) return row.reason;
+  }
+  return std::nullopt;
+}
+
 int ExitCode(Reason reason) { return Row(reason).exit_code; }
 
 absl::Status Annotate(const absl::Status& status, absl::string_view context) {

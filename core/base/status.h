@@ -1,6 +1,7 @@
 // Errors of orthomerge: an absl::Status with a stable reason that programs can act on.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -85,6 +86,9 @@ Reason ReasonOf(const absl::Status& status);
 
 // "OUTPUT_EXISTS" for kOutputExists.
 absl::string_view ReasonName(Reason reason);
+
+// The reverse; nothing for a name that this version does not know.
+std::optional<Reason> ReasonFromName(absl::string_view name);
 
 // Process exit code for a reason.
 int ExitCode(Reason reason);

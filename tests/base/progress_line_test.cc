@@ -1,4 +1,4 @@
-#include "server/progress.h"
+#include "core/base/progress_line.h"
 
 #include "core/base/bytes.h"
 #include "gmock/gmock.h"
@@ -14,9 +14,14 @@ using testing::StartsWith;
 
 absl::Time At(double seconds) { return absl::UnixEpoch() + absl::Seconds(seconds); }
 
-Progress Made(const std::string& stage, uint64_t done_mib, uint64_t total_mib,
-              uint64_t resumed_mib = 0) {
-  return {stage, done_mib * kMiB, total_mib * kMiB, resumed_mib * kMiB};
+ProgressSample Made(const std::string& stage, uint64_t done_mib, uint64_t total_mib,
+                    uint64_t resumed_mib = 0) {
+  ProgressSample sample;
+  sample.stage = stage;
+  sample.bytes_done = done_mib * kMiB;
+  sample.bytes_total = total_mib * kMiB;
+  sample.bytes_resumed = resumed_mib * kMiB;
+  return sample;
 }
 
 TEST(RateMeter, SteadyWorkGivesItsRate) {
@@ -90,6 +95,13 @@ TEST(ProgressRenderer, OneLineIsRedrawnOnATerminal) {
   EXPECT_THAT(renderer.Update(Made("reduce", 1000, 1000), At(0.31), 80), HasSubstr("100%"));
   EXPECT_THAT(renderer.Finish(80), EndsWith("\n"));
   EXPECT_EQ(renderer.Finish(80), "");
+}
+
+TEST(ProgressRenderer, ARateThatSomebodyMeasuredIsShown) {
+  ProgressRenderer renderer(/*redraw=*/false);
+  ProgressSample sample = Made("write", 100, 300);
+  sample.bytes_per_second = 50.0 * kMiB;
+  EXPECT_THAT(renderer.Update(sample, At(0)), HasSubstr("50 MiB/s, 4.0 s left"));
 }
 
 TEST(ProgressRenderer, NothingShownNeedsNoEnd) {

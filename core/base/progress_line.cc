@@ -1,4 +1,4 @@
-#include "server/progress.h"
+#include "core/base/progress_line.h"
 
 #include <algorithm>
 #include <cmath>
@@ -21,14 +21,14 @@ constexpr size_t kUsualNumbers = 52;
 constexpr int kShortestBar = 10;
 constexpr int kLongestBar = 40;
 
-double Fraction(const Progress& progress) {
+double Fraction(const ProgressSample& progress) {
   if (progress.bytes_total == 0) return 0;
   return std::min(
       1.0, static_cast<double>(progress.bytes_done) / static_cast<double>(progress.bytes_total));
 }
 
 // Rounded down: 100 % means done.
-int Percent(const Progress& progress) { return static_cast<int>(Fraction(progress) * 100); }
+int Percent(const ProgressSample& progress) { return static_cast<int>(Fraction(progress) * 100); }
 
 std::string Rate(double bytes_per_second) {
   const double rate = bytes_per_second / static_cast<double>(kMiB);
@@ -36,10 +36,14 @@ std::string Rate(double bytes_per_second) {
 }
 
 // Empty while nothing is known or nothing is left.
-std::string TimeLeft(const Progress& progress, double bytes_per_second) {
+std::string TimeLeft(const ProgressSample& progress, double bytes_per_second) {
   if (progress.bytes_done >= progress.bytes_total || bytes_per_second < 1) return "";
   const double left = static_cast<double>(progress.bytes_total - progress.bytes_done);
   return FormatSeconds(left / bytes_per_second) + " left";
+}
+
+double RateOf(const ProgressSample& progress, const RateMeter& meter) {
+  return progress.bytes_per_second.value_or(meter.bytes_per_second());
 }
 
 std::string Bar(double fraction, int width) {
@@ -53,7 +57,7 @@ std::string Bar(double fraction, int width) {
 
 }  // namespace
 
-void RateMeter::Update(const Progress& progress, absl::Time now) {
+void RateMeter::Update(const ProgressSample& progress, absl::Time now) {
   const double bytes =
       static_cast<double>(progress.bytes_done) - static_cast<double>(progress.bytes_resumed);
   if (!started_) {
@@ -73,7 +77,7 @@ void RateMeter::Update(const Progress& progress, absl::Time now) {
   last_time_ = now;
 }
 
-std::string ProgressLine(const Progress& progress, double bytes_per_second, int columns) {
+std::string ProgressLine(const ProgressSample& progress, double bytes_per_second, int columns) {
   std::string numbers =
       absl::StrFormat("%3d%%  %s of %s", Percent(progress), FormatBytes(progress.bytes_done),
                       FormatBytes(progress.bytes_total));
@@ -95,7 +99,7 @@ std::string ProgressLine(const Progress& progress, double bytes_per_second, int 
   return line;
 }
 
-std::string ProgressText(const Progress& progress, double bytes_per_second) {
+std::string ProgressText(const ProgressSample& progress, double bytes_per_second) {
   std::string text =
       absl::StrFormat("%s: %s of %s (%d%%)", progress.stage, FormatBytes(progress.bytes_done),
                       FormatBytes(progress.bytes_total), Percent(progress));
@@ -105,7 +109,7 @@ std::string ProgressText(const Progress& progress, double bytes_per_second) {
   return text;
 }
 
-std::string ProgressRenderer::Update(const Progress& progress, absl::Time now, int columns) {
+std::string ProgressRenderer::Update(const ProgressSample& progress, absl::Time now, int columns) {
   meter_.Update(progress, now);
   if (progress.stage.empty()) return "";  // no stage has begun
   const bool new_stage = !shown_ || progress.stage != last_.stage;
@@ -118,7 +122,7 @@ std::string ProgressRenderer::Update(const Progress& progress, absl::Time now, i
   }
   shown_ = true;
   last_shown_ = now;
-  const double rate = meter_.bytes_per_second();
+  const double rate = RateOf(last_, meter_);
   if (!redraw_) return ProgressText(progress, rate) + "\n";
   // Back to the first column, the line, and nothing of the old line behind it.
   return absl::StrCat("\r", ProgressLine(progress, rate, columns), "\x1b[K");
@@ -127,7 +131,7 @@ std::string ProgressRenderer::Update(const Progress& progress, absl::Time now, i
 std::string ProgressRenderer::Finish(int columns) {
   if (!redraw_ || !shown_) return "";
   shown_ = false;
-  return absl::StrCat("\r", ProgressLine(last_, meter_.bytes_per_second(), columns), "\x1b[K\n");
+  return absl::StrCat("\r", ProgressLine(last_, RateOf(last_, meter_), columns), "\x1b[K\n");
 }
 
 }  // namespace orthomerge
