@@ -1,4 +1,4 @@
-#include "server/signals.h"
+#include "core/base/signals.h"
 
 #include <signal.h>
 #include <unistd.h>

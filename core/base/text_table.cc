@@ -1,4 +1,4 @@
-#include "server/table.h"
+#include "core/base/text_table.h"
 
 #include <algorithm>
 #include <utility>
