@@ -50,7 +50,8 @@ class Metrics {
   void WatchConflated();
   void WatchClosed(absl::string_view reason);  // final, client, stream_age, draining, too_slow
 
-  // Calls; `type` is "unary" or "server_stream".
+  // Calls; `type` is "unary" or "server_stream". AddCall makes the series of a method, with 0.
+  void AddCall(absl::string_view type, absl::string_view service, absl::string_view method);
   void CallStarted(absl::string_view type, absl::string_view service, absl::string_view method);
   void CallHandled(absl::string_view type, absl::string_view service, absl::string_view method,
                    absl::string_view code, double seconds);
