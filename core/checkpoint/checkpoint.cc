@@ -132,8 +132,9 @@ struct Contents {
   std::vector<TensorInfo> tensors;
 };
 
-absl::StatusOr<Contents> OpenFile(ObjectStore& store, const Uri& uri, const CallOptions& options) {
-  ASSIGN_OR_RETURN(FileHeader header, ReadHeader(store, uri, options));
+absl::StatusOr<Contents> OpenFile(ObjectStore& store, const Uri& uri, const CallOptions& options,
+                                  HeaderCache* cache) {
+  ASSIGN_OR_RETURN(FileHeader header, ReadHeader(store, uri, options, cache));
   Contents contents;
   contents.files.push_back(std::move(header.file));
   contents.tensors = std::move(header.tensors);
@@ -207,7 +208,7 @@ std::vector<TensorInfo> TakeListed(const ShardIndex& index, std::vector<FileHead
 }
 
 absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const CallOptions& options,
-                                   Diagnostics* diagnostics) {
+                                   Diagnostics* diagnostics, HeaderCache* cache) {
   ASSIGN_OR_RETURN(const std::string text, ReadObject(store, uri, kMaxText, options));
   const absl::StatusOr<ShardIndex> index = ParseShardIndex(text);
   if (!index.ok()) {
@@ -217,7 +218,7 @@ absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const Cal
   }
   std::vector<Uri> uris;
   for (const std::string& shard : index->shards) uris.push_back(uri.Sibling(shard));
-  absl::StatusOr<std::vector<FileHeader>> shards = ReadHeaders(store, uris, options);
+  absl::StatusOr<std::vector<FileHeader>> shards = ReadHeaders(store, uris, options, cache);
   if (!shards.ok()) {
     if (ReasonOf(shards.status()) != Reason::kInputNotFound) return shards.status();
     return MakeError(Reason::kShardMissing,
@@ -235,8 +236,9 @@ absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const Cal
 }  // namespace
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
-                                            const CallOptions& options, Diagnostics* diagnostics) {
-  ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(uri));
+                                            const CallOptions& options, Diagnostics* diagnostics,
+                                            HeaderCache* cache) {
+  ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(uri, StorageAccess::kRead));
   ASSIGN_OR_RETURN(const Place place, Locate(*store, uri, options));
   Checkpoint checkpoint;
   checkpoint.uri_ = uri;
@@ -249,8 +251,9 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
   const bool is_index = absl::EndsWith(file.key, ".json");
   if (!absl::EndsWith(file.key, kSuffix) && IsForeignModel(file.Name())) return Foreign(file);
 
-  ASSIGN_OR_RETURN(Contents contents, is_index ? OpenIndex(*store, file, options, diagnostics)
-                                               : OpenFile(*store, file, options));
+  ASSIGN_OR_RETURN(Contents contents, is_index
+                                          ? OpenIndex(*store, file, options, diagnostics, cache)
+                                          : OpenFile(*store, file, options, cache));
   if (contents.tensors.empty()) {
     return MakeError(Reason::kInputCorrupt, absl::StrCat(file.ToString(), ": holds no tensors"));
   }

@@ -77,7 +77,7 @@ absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkp
   if (lone_file) return sidecars;
 
   const Uri& folder = checkpoint.folder();
-  ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(folder));
+  ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(folder, StorageAccess::kRead));
   ASSIGN_OR_RETURN(const std::vector<std::string> names, store->ListNames(folder, "", options));
   std::vector<std::string> wanted;
   for (const std::string& name : names) {

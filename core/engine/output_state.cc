@@ -164,7 +164,7 @@ absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
                                         const CallOptions& call) {
   const Uri& output = *plan.recipe.output.uri;
   RETURN_IF_ERROR(CheckName(output));
-  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output, StorageAccess::kWrite));
   bool folder_exists = false;
   if (output.scheme == Uri::Scheme::kFile) {
     const absl::StatusOr<ObjectInfo> info = store->Stat(output, call);
@@ -197,7 +197,7 @@ absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptio
 absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
                                                      const CallOptions& call) {
   RETURN_IF_ERROR(CheckName(output));
-  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output, StorageAccess::kWrite));
   std::vector<std::string> removed;
   ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call));
   for (const std::string& area : areas) {

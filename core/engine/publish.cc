@@ -38,7 +38,7 @@ Publisher::Publisher(Storage& storage, const Plan& plan, WorkArea* work_area, Ou
       metadata_({{kPlanKey, plan.digest}}) {}
 
 absl::Status Publisher::Open() {
-  ASSIGN_OR_RETURN(store_, storage_.For(output_));
+  ASSIGN_OR_RETURN(store_, storage_.For(output_, StorageAccess::kWrite));
   if (state_ == OutputState::kAbsent) return absl::OkStatus();  // all is in the work area
   std::vector<Uri> targets;
   for (const PlanFile& file : plan_.files) targets.push_back(UriOf(file.name));
@@ -166,7 +166,7 @@ absl::Status Publisher::PublishBlob(const Blob& blob) {
 
 absl::Status Publisher::CopyBlob(const PlanBlob& blob) {
   if (!blob.input.has_value()) return PublishBlob({blob.name, blob.text});
-  ASSIGN_OR_RETURN(ObjectStore * source, storage_.For(blob.input->uri));
+  ASSIGN_OR_RETURN(ObjectStore * source, storage_.For(blob.input->uri, StorageAccess::kRead));
   if (blob.input->size > kMaxSidecar) {
     return MakeError(Reason::kInputCorrupt,
                      absl::StrCat(blob.input->uri.ToString(), " is too large to carry along"));

@@ -163,7 +163,7 @@ class Run {
         WorkArea::Open(storage_, output, plan_.digest, call_);
     if (!area.ok()) {
       if (!IsTransient(area.status())) {  // as if it had been opened
-        ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+        ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output, StorageAccess::kWrite));
         RemoveWorkArea(storage_, *store, output.Sibling(WorkAreaName(output, plan_.digest)),
                        CallOptions())
             .IgnoreError();
@@ -260,7 +260,7 @@ class Run {
   absl::Status FinishComplete() {
     result_.already_complete = true;
     const Uri& output = *plan_.recipe.output.uri;
-    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output, StorageAccess::kWrite));
     ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call_));
     for (const std::string& area : areas) {
       if (area != WorkAreaName(output, plan_.digest)) continue;
@@ -282,7 +282,7 @@ class Run {
     ASSIGN_OR_RETURN(const uint64_t free, FreeSpace(output.key));
     uint64_t staged = 0;  // by an earlier run, in the work area or at the output itself
     const Uri area = output.Sibling(WorkAreaName(output, plan_.digest));
-    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output));
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output, StorageAccess::kWrite));
     if (store->Stat(area, call_).ok()) staged = plan_.output_bytes;
     if (plan_.output_bytes <= free + staged) return absl::OkStatus();
     return MakeError(Reason::kDiskFull,

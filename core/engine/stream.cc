@@ -197,7 +197,7 @@ class Runner {
 
   absl::Status ReadInto(const Read& read, Chunk* chunk) {
     const InputFile& input = plan_.inputs[read.file];
-    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri));
+    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri, StorageAccess::kRead));
     const size_t size = read.end - read.begin;
     RETURN_IF_ERROR(store->Read(input.uri, read.begin, absl::MakeSpan(chunk->data + read.at, size),
                                 input.etag, call_));

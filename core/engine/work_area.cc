@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<std::string>> WorkAreasOf(ObjectStore& store, const U
 absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const Uri& output,
                                                          const std::string& digest,
                                                          const CallOptions& call) {
-  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output));
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output, StorageAccess::kWrite));
   const Uri folder = output.Sibling(WorkAreaName(output, digest));
   std::unique_ptr<WorkArea> area(new WorkArea(store, folder, call));
   if (folder.scheme == Uri::Scheme::kFile) {
@@ -139,7 +139,7 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
     if (!bytes.has_value()) continue;
     ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(*bytes));
     ASSIGN_OR_RETURN(const Uri target, Uri::Parse(record.uri, ""));
-    ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target));
+    ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target, StorageAccess::kWrite));
     RETURN_IF_ERROR(target_store->AbortUpload(target, record.id, call));
   }
   const absl::StatusOr<std::string> framed =
@@ -149,7 +149,7 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
     for (const auto& text : targets) {
       if (!text.is_string()) continue;
       ASSIGN_OR_RETURN(const Uri target, Uri::Parse(text.get<std::string>(), ""));
-      ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target));
+      ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target, StorageAccess::kWrite));
       RETURN_IF_ERROR(AbortUploads(*target_store, target, call));
     }
   }

@@ -13,7 +13,7 @@ Storage::Storage(ObjectStore* file, ObjectStore* s3) : file_(file), s3_(s3) {}
 
 Storage::~Storage() = default;
 
-absl::StatusOr<ObjectStore*> Storage::For(const Uri& uri) {
+absl::StatusOr<ObjectStore*> Storage::For(const Uri& uri, StorageAccess /*access*/) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool local = uri.scheme == Uri::Scheme::kFile;
   if (!local && s3_ == nullptr && from_environment_) {

@@ -8,6 +8,9 @@
 
 namespace orthomerge {
 
+// What a caller is going to do below a URI. Writing includes reading back.
+enum class StorageAccess { kRead, kWrite };
+
 class Storage {
  public:
   // Local files, and S3 configured from the environment when first used.
@@ -16,7 +19,7 @@ class Storage {
   Storage(ObjectStore* file, ObjectStore* s3);
   ~Storage();
 
-  absl::StatusOr<ObjectStore*> For(const Uri& uri);
+  absl::StatusOr<ObjectStore*> For(const Uri& uri, StorageAccess access);
 
  private:
   std::mutex mutex_;

@@ -47,25 +47,27 @@ TEST(Storage, FindsTheStoreOfAScheme) {
   TemporaryFolder folder;
   const std::unique_ptr<ObjectStore> local = MakeLocalStore();
   Storage storage(local.get(), nullptr);
-  EXPECT_EQ(*storage.For(folder.uri()), local.get());
-  EXPECT_THAT(storage.For(kObject), Fails(Reason::kPermissionDenied, "s3://bucket/key"));
+  EXPECT_EQ(*storage.For(folder.uri(), StorageAccess::kRead), local.get());
+  EXPECT_THAT(storage.For(kObject, StorageAccess::kRead),
+              Fails(Reason::kPermissionDenied, "s3://bucket/key"));
   Storage nothing(nullptr, nullptr);
-  EXPECT_THAT(nothing.For(folder.uri()), Fails(Reason::kPermissionDenied, folder.path()));
+  EXPECT_THAT(nothing.For(folder.uri(), StorageAccess::kRead),
+              Fails(Reason::kPermissionDenied, folder.path()));
 }
 
 TEST(Storage, LooksForCredentialsWhenS3IsFirstUsed) {
   Storage storage;
-  EXPECT_THAT(storage.For({Uri::Scheme::kFile, "", "/x"}), IsOk());
+  EXPECT_THAT(storage.For({Uri::Scheme::kFile, "", "/x"}, StorageAccess::kRead), IsOk());
   {
     const Environment environment(Environment::Values{{"AWS_ACCESS_KEY_ID", "key"}});
-    EXPECT_THAT(storage.For(kObject),
+    EXPECT_THAT(storage.For(kObject, StorageAccess::kRead),
                 Fails(Reason::kCredentialsMissing, "set AWS_SECRET_ACCESS_KEY"));
   }
   const Environment environment(
       {{"AWS_ACCESS_KEY_ID", "key"}, {"AWS_SECRET_ACCESS_KEY", "secret"}});
-  const absl::StatusOr<ObjectStore*> store = storage.For(kObject);
+  const absl::StatusOr<ObjectStore*> store = storage.For(kObject, StorageAccess::kRead);
   ASSERT_THAT(store, IsOk());
-  EXPECT_EQ(*storage.For(kObject), *store);
+  EXPECT_EQ(*storage.For(kObject, StorageAccess::kRead), *store);
 }
 
 TEST(S3Options, AreReadFromTheEnvironment) {
