@@ -21,6 +21,8 @@ struct InputFile {
   std::string etag;
 };
 
+class HeaderCache;  // header_cache.h
+
 class Checkpoint {
  public:
   // Opens a folder in Hugging Face layout (an index before model.safetensors, or the folder's only
@@ -30,9 +32,10 @@ class Checkpoint {
   // directly only if it is a model.safetensors, since it may lie among files of other models.
   // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
   // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles,
-  // adapters).
+  // adapters). `cache` may be null; with it, headers of versions that it knows are not read again.
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
-                                         const CallOptions& options, Diagnostics* diagnostics);
+                                         const CallOptions& options, Diagnostics* diagnostics,
+                                         HeaderCache* cache = nullptr);
 
   const Uri& uri() const { return uri_; }        // as given
   const Uri& folder() const { return folder_; }  // where config.json and its like are looked for

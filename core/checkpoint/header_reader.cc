@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "core/base/bytes.h"
 #include "core/base/status.h"
+#include "core/checkpoint/header_cache.h"
 
 namespace orthomerge {
 namespace {
@@ -97,13 +98,19 @@ absl::Status RecogniseForeignFile(absl::string_view head) {
 }
 
 absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
-                                      const CallOptions& options) {
+                                      const CallOptions& options, HeaderCache* cache) {
   ASSIGN_OR_RETURN(const ObjectInfo info, store.Stat(uri, options));
   if (info.is_directory) {
     return MakeError(Reason::kInputCorrupt,
                      absl::StrCat(uri.ToString(), ": a folder where a file is expected"));
   }
   FileHeader header{.file = {uri, info.size, info.etag}, .tensors = {}};
+  if (cache != nullptr) {
+    if (const HeaderCache::Tensors known = cache->Find(header.file)) {
+      header.tensors = *known;
+      return header;
+    }
+  }
   absl::StatusOr<std::vector<TensorInfo>> tensors = ReadTensors(store, header.file, options);
   if (!tensors.ok()) {
     // The store's own errors name the object already.
@@ -112,19 +119,23 @@ absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
                : Annotate(tensors.status(), uri.ToString());
   }
   header.tensors = *std::move(tensors);
+  if (cache != nullptr) {
+    cache->Insert(header.file, std::make_shared<const std::vector<TensorInfo>>(header.tensors));
+  }
   return header;
 }
 
 absl::StatusOr<std::vector<FileHeader>> ReadHeaders(ObjectStore& store,
                                                     const std::vector<Uri>& uris,
-                                                    const CallOptions& options) {
+                                                    const CallOptions& options,
+                                                    HeaderCache* cache) {
   std::vector<FileHeader> headers(uris.size());
   std::vector<absl::Status> faults(uris.size());  // OK too where another error ended the reading
   std::atomic<size_t> next{0};
   std::atomic<bool> stop{false};
   const auto read = [&](size_t i) -> absl::Status {
     try {
-      ASSIGN_OR_RETURN(headers[i], ReadHeader(store, uris[i], options));
+      ASSIGN_OR_RETURN(headers[i], ReadHeader(store, uris[i], options, cache));
       return absl::OkStatus();
     } catch (const std::exception& error) {  // out of memory
       return MakeError(Reason::kInternal, absl::StrCat(uris[i].ToString(), ": ", error.what()));

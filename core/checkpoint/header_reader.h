@@ -20,14 +20,15 @@ struct FileHeader {
 absl::Status RecogniseForeignFile(absl::string_view head);
 
 // One Stat, then one read of the file's first bytes and one more where the header is longer than
-// that. The version that Stat saw is pinned. Errors name the file.
+// that; no read where `cache` (may be null) knows the version that Stat saw. That version is
+// pinned. Errors name the file.
 absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
-                                      const CallOptions& options);
+                                      const CallOptions& options, HeaderCache* cache);
 
 // The headers of `uris`, in their order. Reading goes on after a faulty file, so that the error is
 // that of the first faulty one on every run; an error of the storage itself ends it.
 absl::StatusOr<std::vector<FileHeader>> ReadHeaders(ObjectStore& store,
                                                     const std::vector<Uri>& uris,
-                                                    const CallOptions& options);
+                                                    const CallOptions& options, HeaderCache* cache);
 
 }  // namespace orthomerge

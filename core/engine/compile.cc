@@ -10,10 +10,12 @@
 namespace orthomerge {
 namespace {
 
-MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const ParameterMap& parameters) {
+MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const ParameterMap& parameters,
+                  const std::string& device) {
   MethodSpec spec;
   spec.name = name;
   spec.parameters = parameters;
+  spec.device = device;
   for (const RecipeModel& model : recipe.models) {
     spec.weights.push_back(model.weight);
     spec.model_names.push_back(model.name);
@@ -82,13 +84,14 @@ int64_t Granule(const PlanTensor& tensor) {
   return 1;
 }
 
-absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan, Diagnostics* diagnostics) {
+absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
+                            Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
   const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
-  const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters);
+  const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters, device);
   std::vector<MethodSpec> transforms;
   for (const RecipeTransform& transform : recipe.transforms) {
-    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters));
+    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, device));
   }
   ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
   plan->row_factors.assign(recipe.models.size(), 1.0);
@@ -141,7 +144,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan, Diagnost
   plan->rounds = plan->method->rounds();
   plan->numerics = "portable";
   if (plan->method->uses_dense_algebra()) {
-    ASSIGN_OR_RETURN(const DenseAlgebra* algebra, LoadDenseAlgebra());
+    ASSIGN_OR_RETURN(const DenseAlgebra* algebra, LoadDenseAlgebra(device));
     plan->numerics = algebra->numerics_class();
   }
   for (const size_t t : computed) {

@@ -17,14 +17,21 @@
 
 namespace orthomerge {
 
-class Plan;  // core/engine/plan.h
+class HeaderCache;  // core/checkpoint/header_cache.h
+class Plan;         // core/engine/plan.h
 
 struct EngineOptions {
   int threads = 0;                    // 0: one per CPU that this process may use
   uint64_t memory_budget = 2 * kGiB;  // bytes above the idle process
   uint64_t chunk_size = 0;            // bytes per read and input; 0: fitted to the storage
-  std::string device = "cpu";
+  std::string device = "cpu";         // one of AvailableDevices(), or "cuda" for the first GPU
+  HeaderCache* header_cache =
+      nullptr;  // spares reading known headers again; not owned, may be null
 };
+
+// Where this process can compute: "cpu", and "cuda:0", "cuda:1", ... for each GPU that LibTorch
+// finds. LibTorch is loaded only where there is a GPU at all.
+std::vector<std::string> AvailableDevices();
 
 // Opens the inputs by their headers and decides everything: tensors, parameters, layout to the
 // byte, stages, tasks, estimates. All faults go to `diagnostics`; warnings too.
@@ -74,7 +81,9 @@ absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptio
 struct RunObserver {
   // A few times a second, from one thread.
   std::function<void(const Progress&)> progress;
-  // Once every value that the rounds solved is known: loss terms per step, cosines.
+  // Once every value that the rounds solved is known: loss terms per step, cosines. The same on
+  // every run of a plan; not called where there are none, nor where the plan's model is there
+  // already.
   std::function<void(const std::vector<MetricSeries>&)> metrics;
   // All bytes are written, nothing is visible yet. An error ends the run with it, as a failure that
   // keeps finished work. Called again where publishing had to go back to writing.
@@ -86,9 +95,11 @@ struct RunObserver {
 absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
                                   const RunObserver& observer);
 
-// Removes what runs of this plan left that did not publish: work area, uploads, files. OK where
-// there is nothing; a model that this plan published stays.
-absl::Status DiscardPlan(Storage& storage, const Plan& plan, const CallOptions& call);
+// Removes what runs of the plan `plan_digest` to `output` left that did not publish: work area,
+// uploads, files. OK where there is nothing. A model that this plan published stays, and so does
+// everything of other plans. kPlanRunning (local files) while a run of it is at work.
+absl::Status DiscardPlan(Storage& storage, const Uri& output, const std::string& plan_digest,
+                         const CallOptions& call);
 
 // Removes what a merge to `output` left that was given up: its work area, uploads, and objects that
 // carry a plan digest where there is no commit object. Returns what was removed, an entry a line.

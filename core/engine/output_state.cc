@@ -194,6 +194,46 @@ absl::Status CheckPlanOutput(Storage& storage, const Plan& plan, const CallOptio
   return CheckOutput(storage, plan, call).status();
 }
 
+absl::Status DeleteUnpublished(ObjectStore& store, const Uri& output,
+                               const std::string& plan_digest, const CallOptions& call) {
+  if (output.scheme == Uri::Scheme::kFile) {
+    const absl::StatusOr<ObjectInfo> info = store.Stat(output, call);
+    if (ReasonOf(info.status()) == Reason::kInputNotFound) return absl::OkStatus();
+    RETURN_IF_ERROR(info.status());
+    if (!info->is_directory) return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const Contents contents, Contents::List(store, output, call));
+  std::vector<Uri> ours;
+  for (const ListEntry& entry : contents.entries()) {
+    const std::string name = contents.NameOf(entry);
+    if (contents.IsOfAnother(name)) continue;
+    const absl::StatusOr<ObjectInfo> info = store.Stat(entry.uri, call);
+    if (ReasonOf(info.status()) == Reason::kInputNotFound) continue;
+    RETURN_IF_ERROR(info.status());
+    const auto digest = info->metadata.find(kPlanKey);
+    const bool marked = digest != info->metadata.end();
+    const bool own = marked && digest->second == plan_digest;
+    // Ours: published. Without a mark: perhaps published and edited since, so nothing is touched.
+    if (IsCommitObject(name) && (own || !marked)) return absl::OkStatus();
+    if (own) ours.push_back(entry.uri);
+  }
+  for (const Uri& uri : ours) RETURN_IF_ERROR(store.Delete(uri, call));
+  return absl::OkStatus();
+}
+
+absl::Status DiscardPlan(Storage& storage, const Uri& output, const std::string& plan_digest,
+                         const CallOptions& call) {
+  RETURN_IF_ERROR(CheckName(output));
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output, StorageAccess::kWrite));
+  // The work area first: its lock tells whether a run is still at it.
+  const std::string own = WorkAreaName(output, plan_digest);
+  ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call));
+  if (std::find(areas.begin(), areas.end(), own) != areas.end()) {
+    RETURN_IF_ERROR(RemoveWorkArea(storage, *store, output.Sibling(own), call));
+  }
+  return DeleteUnpublished(*store, output, plan_digest, call);
+}
+
 absl::StatusOr<std::vector<std::string>> CleanOutput(Storage& storage, const Uri& output,
                                                      const CallOptions& call) {
   RETURN_IF_ERROR(CheckName(output));

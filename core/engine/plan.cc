@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/math/linalg.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -26,12 +27,14 @@ int CpuCount() {
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
 absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
+                                                   HeaderCache* header_cache,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics) {
   std::vector<Checkpoint> checkpoints;
   const auto open = [&](const Uri& uri, const std::string& name, const std::string& field,
                         const SourceLocation& location) {
-    absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(storage, uri, call, diagnostics);
+    absl::StatusOr<Checkpoint> checkpoint =
+        Checkpoint::Open(storage, uri, call, diagnostics, header_cache);
     plan->origins.push_back(name);
     if (!checkpoint.ok()) {
       diagnostics->Add(checkpoint.status(), field, location);
@@ -108,6 +111,8 @@ const std::string& Plan::commit_name() const {
   return this->index.empty() ? single : index;
 }
 
+std::vector<std::string> AvailableDevices() { return ComputeDevices(); }
+
 absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& recipe,
                                                const EngineOptions& options,
                                                const CallOptions& call, Diagnostics* diagnostics) {
@@ -119,12 +124,18 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
                                                    const EngineOptions& options,
                                                    const CallOptions& call,
                                                    Diagnostics* diagnostics) {
+  const absl::StatusOr<std::string> device = ResolveDevice(options.device);
+  if (!device.ok()) {
+    diagnostics->Add(device.status());
+    return device.status();
+  }
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
-  ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
-                   OpenInputs(storage, recipe, call, plan.get(), diagnostics));
+  ASSIGN_OR_RETURN(
+      const std::vector<Checkpoint> checkpoints,
+      OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
   RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
-  const absl::Status compiled = CompileTensors(make_method, plan.get(), diagnostics);
+  const absl::Status compiled = CompileTensors(make_method, *device, plan.get(), diagnostics);
   if (!compiled.ok()) {
     if (!diagnostics->has_errors()) diagnostics->Add(compiled);
     return compiled;

@@ -147,7 +147,7 @@ int64_t Granule(const PlanTensor& tensor);
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
                           Diagnostics* diagnostics);  // match.cc
-absl::Status CompileTensors(const MethodMaker& make_method, Plan* plan,
+absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc
 absl::Status LayOutFiles(Plan* plan);                              // layout.cc
 void CutTasks(Plan* plan);                                         // layout.cc

@@ -1,6 +1,7 @@
 #include "core/engine/publish.h"
 
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -206,6 +207,8 @@ absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tag
 
 absl::Status Publisher::Discard() {
   const CallOptions call;  // cleaning up goes on after a cancellation
+  ASSIGN_OR_RETURN(const std::set<std::string> others,
+                   UploadsOfOthers(*store_, work_area_->folder(), call));
   for (size_t f = 0; f < plan_.files.size(); ++f) {
     const Uri uri = UriOf(plan_.files[f].name);
     const absl::StatusOr<std::optional<std::string>> text =
@@ -214,19 +217,10 @@ absl::Status Publisher::Discard() {
       ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(**text));
       RETURN_IF_ERROR(store_->AbortUpload(uri, record.id, call));
     }
-    RETURN_IF_ERROR(AbortUploads(*store_, uri, call));
+    RETURN_IF_ERROR(AbortUploads(*store_, uri, call, others));
   }
   if (state_ == OutputState::kInPlace) {
-    const absl::StatusOr<ObjectInfo> commit = store_->Stat(UriOf(plan_.commit_name()), call);
-    if (!commit.ok() && IsGone(commit.status())) {
-      ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store_->List(root_, call));
-      for (const ListEntry& entry : entries) {
-        ASSIGN_OR_RETURN(const ObjectInfo info, store_->Stat(entry.uri, call));
-        const auto digest = info.metadata.find(kPlanKey);
-        if (digest == info.metadata.end() || digest->second != plan_.digest) continue;
-        RETURN_IF_ERROR(store_->Delete(entry.uri, call));
-      }
-    }
+    RETURN_IF_ERROR(DeleteUnpublished(*store_, root_, plan_.digest, call));
   }
   return work_area_->Remove();
 }

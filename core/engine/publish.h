@@ -29,6 +29,10 @@ enum class OutputState {
 absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
                                         const CallOptions& call);
 
+// Deletes the objects at `output` that carry `plan_digest`, if they are no published model.
+absl::Status DeleteUnpublished(ObjectStore& store, const Uri& output,
+                               const std::string& plan_digest, const CallOptions& call);
+
 // A small file of the output.
 struct Blob {
   std::string name;
@@ -57,7 +61,8 @@ class Publisher {
   // Lets the next part of `file` start a new upload.
   absl::Status ForgetUpload(int file);
 
-  // After a permanent failure: removes uploads, objects of this plan, and the work area.
+  // After a permanent failure: removes uploads, objects of this plan, and the work area. Uploads
+  // that another plan records stay.
   absl::Status Discard();
 
  private:

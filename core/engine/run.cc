@@ -26,9 +26,15 @@ uint64_t PeakRss() {
   return static_cast<uint64_t>(usage.ru_maxrss) * kKiB;
 }
 
-// Whether the same command can go on where this run failed.
+// Whether the same command can go on where this run failed. An error that nobody classified is
+// among them: throwing hours of work away is the worse mistake, and DiscardPlan or `clean` removes
+// what is not wanted any more.
 bool IsTransient(const absl::Status& status) {
   switch (ReasonOf(status)) {
+    case Reason::kInternal:
+    case Reason::kServerUnavailable:
+    case Reason::kDeadlineExceeded:
+    case Reason::kLeaseLost:
     case Reason::kOutOfMemory:
     case Reason::kStorageUnavailable:
     case Reason::kDiskFull:
@@ -183,7 +189,7 @@ class Run {
     absl::Status status = publisher_->Open();
     if (status.ok()) status = RunStages();
     if (status.ok()) return status;
-    if (IsTransient(status)) {
+    if (refused_ || IsTransient(status)) {
       return Annotate(status, "stopped; finished work is kept and the same command resumes");
     }
     const absl::Status discarded = publisher_->Discard();
@@ -210,6 +216,11 @@ class Run {
     MethodReport findings;
     plan_.method->Report(solved, &findings);
     progress_.Warn(std::move(findings.warnings));
+    if (observer_.metrics != nullptr) {
+      std::vector<MetricSeries> metrics;
+      plan_.method->Metrics(solved, &metrics);
+      if (!metrics.empty()) observer_.metrics(metrics);
+    }
     for (size_t attempt = 0;; ++attempt) {
       const absl::Status status = WriteAndPublish(context, solved);
       if (status.ok()) break;
@@ -231,7 +242,11 @@ class Run {
       ASSIGN_OR_RETURN(written, RunWrite(context, solved, &*publisher_));
     }
     RETURN_IF_ERROR(call_.Check());
-    if (observer_.before_publish != nullptr) RETURN_IF_ERROR(observer_.before_publish());
+    if (observer_.before_publish != nullptr) {
+      const absl::Status status = observer_.before_publish();
+      refused_ = !status.ok();
+      RETURN_IF_ERROR(status);
+    }
     progress_.SetStage("publish");
     RunFacts facts;
     facts.solved = &solved;
@@ -298,6 +313,7 @@ class Run {
   Traffic traffic_;
   ProgressThread progress_;
   RunResult result_;
+  bool refused_ = false;  // by before_publish
   std::unique_ptr<WorkArea> work_area_;
   std::optional<Publisher> publisher_;
 };

@@ -25,6 +25,24 @@ std::optional<std::string> Unframed(absl::string_view framed) {
   return std::string(bytes);
 }
 
+// The upload records in a work area. Damaged ones are left out, and those that go meanwhile.
+absl::StatusOr<std::vector<UploadRecord>> RecordsIn(ObjectStore& store, const Uri& folder,
+                                                    const CallOptions& call) {
+  std::vector<UploadRecord> records;
+  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store.List(folder, call));
+  for (const ListEntry& entry : entries) {
+    if (!absl::StartsWith(entry.uri.key, folder.Child(kUploads).key)) continue;
+    const absl::StatusOr<std::string> framed = ReadObject(store, entry.uri, kMaxEntry, call);
+    if (ReasonOf(framed.status()) == Reason::kInputNotFound) continue;
+    RETURN_IF_ERROR(framed.status());
+    const std::optional<std::string> bytes = Unframed(*framed);
+    if (!bytes.has_value()) continue;
+    ASSIGN_OR_RETURN(UploadRecord record, UploadRecord::FromJson(*bytes));
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
 }  // namespace
 
 std::string WorkAreaName(const Uri& output, const std::string& digest) {
@@ -112,7 +130,24 @@ absl::StatusOr<UploadRecord> UploadRecord::FromJson(absl::string_view text) {
   return UploadRecord{json["uri"].get<std::string>(), json["id"].get<std::string>()};
 }
 
-absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call) {
+absl::StatusOr<std::set<std::string>> UploadsOfOthers(ObjectStore& store, const Uri& folder,
+                                                      const CallOptions& call) {
+  const std::string name = folder.Name();
+  const std::string prefix = name.substr(0, name.rfind('-') + 1);
+  std::set<std::string> ids;
+  ASSIGN_OR_RETURN(const std::vector<std::string> areas,
+                   store.ListNames(folder.Parent(), prefix, call));
+  for (const std::string& area : areas) {
+    if (area == name) continue;
+    ASSIGN_OR_RETURN(const std::vector<UploadRecord> records,
+                     RecordsIn(store, folder.Sibling(area), call));
+    for (const UploadRecord& record : records) ids.insert(record.id);
+  }
+  return ids;
+}
+
+absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call,
+                          const std::set<std::string>& keep) {
   const absl::StatusOr<std::vector<std::string>> ids = store.ListUploads(uri, call);
   // Fewer may list uploads than write objects, and a merge must not fail by that in its last step.
   const Reason reason = ReasonOf(ids.status());
@@ -120,7 +155,9 @@ absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions&
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(ids.status());
-  for (const std::string& id : *ids) RETURN_IF_ERROR(store.AbortUpload(uri, id, call));
+  for (const std::string& id : *ids) {
+    if (!keep.contains(id)) RETURN_IF_ERROR(store.AbortUpload(uri, id, call));
+  }
   return absl::OkStatus();
 }
 
@@ -131,13 +168,8 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
     ASSIGN_OR_RETURN(LocalLock held, LocalLock::Acquire(folder.Child("lock").key));
     lock.emplace(std::move(held));
   }
-  ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store.List(folder, call));
-  for (const ListEntry& entry : entries) {
-    if (!absl::StartsWith(entry.uri.key, folder.Child(kUploads).key)) continue;
-    ASSIGN_OR_RETURN(const std::string framed, ReadObject(store, entry.uri, kMaxEntry, call));
-    const std::optional<std::string> bytes = Unframed(framed);
-    if (!bytes.has_value()) continue;
-    ASSIGN_OR_RETURN(const UploadRecord record, UploadRecord::FromJson(*bytes));
+  ASSIGN_OR_RETURN(const std::vector<UploadRecord> records, RecordsIn(store, folder, call));
+  for (const UploadRecord& record : records) {
     ASSIGN_OR_RETURN(const Uri target, Uri::Parse(record.uri, ""));
     ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target, StorageAccess::kWrite));
     RETURN_IF_ERROR(target_store->AbortUpload(target, record.id, call));
@@ -145,12 +177,13 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
   const absl::StatusOr<std::string> framed =
       ReadObject(store, folder.Child(kTargets), kMaxEntry, call);
   if (framed.ok()) {
+    ASSIGN_OR_RETURN(const std::set<std::string> others, UploadsOfOthers(store, folder, call));
     const auto targets = nlohmann::json::parse(Unframed(*framed).value_or("[]"), nullptr, false);
     for (const auto& text : targets) {
       if (!text.is_string()) continue;
       ASSIGN_OR_RETURN(const Uri target, Uri::Parse(text.get<std::string>(), ""));
       ASSIGN_OR_RETURN(ObjectStore * target_store, storage.For(target, StorageAccess::kWrite));
-      RETURN_IF_ERROR(AbortUploads(*target_store, target, call));
+      RETURN_IF_ERROR(AbortUploads(*target_store, target, call, others));
     }
   }
   return store.DeleteFolder(folder, call);

@@ -66,10 +66,17 @@ struct UploadRecord {
   static absl::StatusOr<UploadRecord> FromJson(absl::string_view text);
 };
 
-// Aborts every open upload of `uri`; none where they may not be listed.
-absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call);
+// The ids of the uploads that work areas of other plans at the same output record; `folder` is the
+// work area that is asked about.
+absl::StatusOr<std::set<std::string>> UploadsOfOthers(ObjectStore& store, const Uri& folder,
+                                                      const CallOptions& call);
 
-// Aborts the uploads of the work area `folder` and removes it, whoever made it.
+// Aborts every open upload of `uri` but those in `keep`; none where they may not be listed.
+absl::Status AbortUploads(ObjectStore& store, const Uri& uri, const CallOptions& call,
+                          const std::set<std::string>& keep = {});
+
+// Aborts the uploads of the work area `folder` and removes it, whoever made it. Uploads that other
+// work areas record stay.
 absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& folder,
                             const CallOptions& call);
 

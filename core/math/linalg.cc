@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/status.h"
 
 namespace orthomerge {
@@ -14,7 +15,7 @@ namespace {
 
 constexpr char kModule[] = "liborthomerge_dense.so";
 
-absl::StatusOr<const DenseAlgebra*> Load() {
+absl::StatusOr<const DenseModule*> Load() {
   // One BLAS thread per matrix, in parallel over matrices: results must not depend on threads.
   for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}) {
     setenv(name, "1", /*overwrite=*/1);
@@ -32,14 +33,39 @@ absl::StatusOr<const DenseAlgebra*> Load() {
       continue;
     }
     auto* make =
-        reinterpret_cast<const DenseAlgebra* (*)()>(dlsym(module, "orthomerge_dense_algebra"));
+        reinterpret_cast<const DenseModule* (*)()>(dlsym(module, "orthomerge_dense_module"));
     if (make != nullptr) return make();
-    absl::StrAppend(&failure, path, " is no module of orthomerge");
+    absl::StrAppend(&failure, path, " is no module of this version of orthomerge");
   }
   return MakeError(Reason::kUnsupported,
                    absl::StrCat("this method needs dense linear algebra, whose module ", kModule,
                                 " (with LibTorch) cannot be loaded: ", failure,
                                 "; install LibTorch and keep the module beside orthomerged"));
+}
+
+absl::StatusOr<const DenseModule*> LoadModule() {
+  static const absl::StatusOr<const DenseModule*> module = Load();
+  return module;
+}
+
+// Files that the driver of a GPU makes: without them loading LibTorch only to ask would cost time
+// and memory for nothing. (The second one is how a GPU shows in WSL.)
+bool MayHaveGpu() {
+  std::error_code error;
+  if (std::filesystem::exists("/dev/dxg", error)) return true;
+  for (int i = 0; i < 64; ++i) {
+    if (std::filesystem::exists(absl::StrCat("/dev/nvidia", i), error)) return true;
+  }
+  return false;
+}
+
+std::vector<std::string> FindDevices() {
+  std::vector<std::string> devices = {"cpu"};
+  if (!MayHaveGpu()) return devices;
+  const absl::StatusOr<const DenseModule*> module = LoadModule();
+  if (!module.ok()) return devices;
+  for (int i = 0; i < (*module)->cuda_devices(); ++i) devices.push_back(absl::StrCat("cuda:", i));
+  return devices;
 }
 
 }  // namespace
@@ -50,9 +76,29 @@ int64_t IsotropicWorkingBytes(int64_t m, int64_t n) {
   return 8 * (2 * m * n + 2 * (m + n) * r + 7 * r * r);
 }
 
-absl::StatusOr<const DenseAlgebra*> LoadDenseAlgebra() {
-  static const absl::StatusOr<const DenseAlgebra*> algebra = Load();
-  return algebra;
+const std::vector<std::string>& ComputeDevices() {
+  static const std::vector<std::string> devices = FindDevices();
+  return devices;
+}
+
+absl::StatusOr<std::string> ResolveDevice(const std::string& device) {
+  if (device == "cpu") return device;
+  const std::string wanted = device == "cuda" ? "cuda:0" : device;
+  const std::vector<std::string>& devices = ComputeDevices();
+  if (std::find(devices.begin(), devices.end(), wanted) != devices.end()) return wanted;
+  return MakeError(Reason::kUnsupported,
+                   absl::StrCat("device '", device, "' is not available here; there ",
+                                devices.size() == 1 ? "is " : "are ", absl::StrJoin(devices, ", "),
+                                " (a GPU needs its driver and a LibTorch with CUDA)"));
+}
+
+absl::StatusOr<const DenseAlgebra*> LoadDenseAlgebra(const std::string& device) {
+  ASSIGN_OR_RETURN(const std::string resolved, ResolveDevice(device));
+  ASSIGN_OR_RETURN(const DenseModule* module, LoadModule());
+  const DenseAlgebra* algebra = module->On(resolved);
+  if (algebra != nullptr) return algebra;
+  return MakeError(Reason::kUnsupported,
+                   absl::StrCat("device '", device, "' cannot be used by LibTorch"));
 }
 
 }  // namespace orthomerge

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "core/math/kernels.h"
+#include "core/methods/awd_metrics.h"
 #include "core/methods/awd_solver.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
@@ -233,17 +234,29 @@ class Awd : public Method {
                        "every weight is finite; inspect the models, or exclude the tensors");
     }
     const double model_norm = Mean(Norms(gram, k_));
+    AwdMetrics metrics(k_, settings_.For(model_norm));
+    const auto solve = [&](const std::vector<double>& unit) {
+      AwdSolution solution = settings_.SolveUnit(unit, k_, model_norm, /*keep_trace=*/true);
+      metrics.Add(unit, solution);
+      return std::move(solution.c);
+    };
     if (settings_.granularity == Granularity::kModel) {
-      values.model = settings_.SolveUnit(gram, k_, model_norm).c;
+      values.model = solve(gram);
     } else {
       values.model = {model_norm};
       values.tensors.resize(folded.tensors.size());
       for (size_t t = 0; t < folded.tensors.size(); ++t) {
         if (folded.tensors[t].empty()) continue;
-        values.tensors[t] = settings_.SolveUnit(FullGram(folded.tensors[t], k_), k_, model_norm).c;
+        const std::vector<double> unit = FullGram(folded.tensors[t], k_);
+        // Rows are solved one by one where they are written, only other shapes here.
+        values.tensors[t] = settings_.granularity == Granularity::kTensor
+                                ? solve(unit)
+                                : settings_.SolveUnit(unit, k_, model_norm).c;
       }
+      if (settings_.granularity == Granularity::kRow) metrics.AddUnsolved(gram);
     }
     values.evidence = gram;
+    values.metrics = metrics.Series();
     return absl::OkStatus();
   }
 
@@ -266,6 +279,11 @@ class Awd : public Method {
   }
 
   void Report(const Solved& solved, MethodReport* report) const override;
+
+  void Metrics(const Solved& solved, std::vector<MetricSeries>* metrics) const override {
+    const std::vector<MetricSeries>& own = solved.rounds[first_round()].metrics;
+    metrics->insert(metrics->end(), own.begin(), own.end());
+  }
 
  private:
   std::vector<double> ModelGram(const Folded& folded) const {

@@ -1,5 +1,6 @@
 #include "core/methods/awd_solver.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -106,8 +107,14 @@ AwdSolution SolveAwd(absl::Span<const double> gram, int k, const AwdParameters& 
   Evaluation e = iteration.Evaluate(solution.c);
   solution.first = e.loss;
   solution.gradient_norm = iteration.GradientNorm(e, iteration.Weights(e));
+  int64_t traced = 0, next_traced = keep_trace ? 0 : -1;
+  const auto trace = [&](int64_t step) {
+    if (step != next_traced) return;
+    solution.trace.push_back(e.loss);
+    next_traced = TracedStep(++traced, parameters.iters);
+  };
   for (int64_t step = 0; step < parameters.iters; ++step) {
-    if (keep_trace) solution.trace.push_back(e.loss);
+    trace(step);
     const std::vector<double> w = iteration.Weights(e);
     const double total = std::accumulate(w.begin(), w.end(), 0.0);
     const double norm = e.q > 0 ? std::sqrt(e.q) : 0;
@@ -118,8 +125,17 @@ AwdSolution SolveAwd(absl::Span<const double> gram, int k, const AwdParameters& 
     }
     e = iteration.Evaluate(solution.c);
   }
+  trace(parameters.iters);
   solution.last = e.loss;
   return solution;
+}
+
+int64_t TracedSteps(int64_t iters) { return std::min(iters + 1, kMaxTrace); }
+
+int64_t TracedStep(int64_t n, int64_t iters) {
+  if (iters < kMaxTrace) return n;
+  return static_cast<int64_t>(std::llround(static_cast<double>(n) * static_cast<double>(iters) /
+                                           static_cast<double>(kMaxTrace - 1)));
 }
 
 std::vector<double> MergeCoefficients(const std::vector<double>& c) {

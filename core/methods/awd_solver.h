@@ -24,8 +24,16 @@ struct AwdSolution {
   std::vector<double> c;       // delta = sum_k c[k] tau_k
   double gradient_norm = 0;    // g0 = ||grad L_O(0)||
   AwdLoss first, last;         // before the first step, after the last
-  std::vector<AwdLoss> trace;  // before every step; filled on request
+  std::vector<AwdLoss> trace;  // at TracedStep(0 ... iters); filled on request
 };
+
+// The loss is traced at no more than this many steps, from the first to the last.
+constexpr int64_t kMaxTrace = 301;
+
+// How many steps of 0 ... `iters` are traced, and which one is the n-th of them. Step s is the
+// state after s updates.
+int64_t TracedSteps(int64_t iters);
+int64_t TracedStep(int64_t n, int64_t iters);
 
 // Gradient descent with constant step from delta = 0, exactly `iters` steps, on the K x K Gram
 // matrix G (row-major, G[i*k+j] = <tau_i, tau_j>): the d-dimensional iteration of arXiv 2411.18729

@@ -1,6 +1,8 @@
 // `transform:` chains: one method whose rounds are those of its parts in order.
+#include <map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {
@@ -100,6 +102,20 @@ class Chain : public Method {
 
   void Report(const Solved& solved, MethodReport* report) const override {
     for (const auto& method : methods_) method->Report(solved, report);
+  }
+
+  // A method that stands in the chain twice has its second series under NAME.2.
+  void Metrics(const Solved& solved, std::vector<MetricSeries>* metrics) const override {
+    std::map<std::string, int> seen;
+    for (const auto& method : methods_) {
+      std::vector<MetricSeries> own;
+      method->Metrics(solved, &own);
+      for (MetricSeries& series : own) {
+        const int count = ++seen[series.name];
+        if (count > 1) absl::StrAppend(&series.name, ".", count);
+        metrics->push_back(std::move(series));
+      }
+    }
   }
 
  private:

@@ -63,13 +63,15 @@ class IsoCProgram : public TensorProgram {
 class IsoC : public Method {
  public:
   explicit IsoC(const MethodSpec& spec)
-      : parameters_(spec.parameters), lambda_(NumberOf(spec.parameters, "lambda")) {}
+      : parameters_(spec.parameters),
+        lambda_(NumberOf(spec.parameters, "lambda")),
+        device_(spec.device) {}
 
   bool wants_task_vectors() const override { return true; }
   bool uses_dense_algebra() const override { return true; }
 
   absl::Status Prepare(absl::Span<const OutputTensor>) override {
-    ASSIGN_OR_RETURN(algebra_, LoadDenseAlgebra());
+    ASSIGN_OR_RETURN(algebra_, LoadDenseAlgebra(device_));
     return absl::OkStatus();
   }
 
@@ -86,6 +88,7 @@ class IsoC : public Method {
  private:
   const ParameterMap parameters_;
   const double lambda_;
+  const std::string device_;
   const DenseAlgebra* algebra_ = nullptr;
 };
 

@@ -25,6 +25,8 @@ void Method::Map(const OutputTensor&, const Region&, const Solved&) const {}
 
 void Method::Report(const Solved&, MethodReport*) const {}
 
+void Method::Metrics(const Solved&, std::vector<MetricSeries>*) const {}
+
 double NumberOf(const ParameterMap& parameters, const std::string& name) {
   const ParameterValue& value = parameters.at(name);
   if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "core/base/metric_series.h"
 #include "core/base/status.h"
 #include "core/math/dtype.h"
 #include "core/methods/schema.h"
@@ -92,6 +93,7 @@ struct Solved {
     std::vector<double> model;                 // for the whole model
     std::vector<std::vector<double>> tensors;  // per tensor, by OutputTensor::index; may be empty
     std::vector<double> evidence;              // what Report needs beside them
+    std::vector<MetricSeries> metrics;         // what Metrics tells, from solving itself
   };
   std::vector<Values> rounds;
 };
@@ -164,6 +166,9 @@ class Method {
   // A transform's map: replaces the task vectors in the region's rows.
   virtual void Map(const OutputTensor& tensor, const Region& region, const Solved& solved) const;
   virtual void Report(const Solved& solved, MethodReport* report) const;
+  // Appends what solving the rounds went through, for those who watch: every round is solved. The
+  // same values on every run of a plan, all finite; names are in core/methods/README.md.
+  virtual void Metrics(const Solved& solved, std::vector<MetricSeries>* metrics) const;
 
   // Where this method's rounds begin in Solved::rounds; above 0 in a chain.
   int first_round() const { return first_round_; }
@@ -180,6 +185,7 @@ struct MethodSpec {
   std::vector<ParameterMap> model_parameters;  // per model, for per-model parameters
   std::vector<std::string> model_names;
   std::vector<double> weights;  // per model
+  std::string device = "cpu";   // for dense algebra
 };
 
 // `transforms` run before the method, in order. The specs have been validated against the schemas.
