@@ -105,6 +105,16 @@ uint64_t Plan::total_bytes() const {
   return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) + output_bytes;
 }
 
+std::vector<std::string> Plan::stage_names() const {
+  std::vector<std::string> names;
+  for (size_t r = 0; r < rounds.size(); ++r) {
+    names.push_back(absl::StrCat("reduce ", r + 1, "/", rounds.size()));
+  }
+  names.push_back("write");
+  names.push_back("publish");
+  return names;
+}
+
 const std::string& Plan::commit_name() const {
   static const std::string index = "model.safetensors.index.json";
   static const std::string single = "model.safetensors";

@@ -124,7 +124,8 @@ class Plan {
   uint64_t output_bytes = 0;
   std::vector<Diagnostic> warnings;
 
-  uint64_t total_bytes() const;  // read and written by all stages
+  uint64_t total_bytes() const;                  // read and written by all stages
+  std::vector<std::string> stage_names() const;  // as Progress and StageResult name them
   // The object whose appearance publishes the model.
   const std::string& commit_name() const;
 };

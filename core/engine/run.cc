@@ -204,9 +204,10 @@ class Run {
   absl::Status RunStages() {
     const StageContext context{storage_, plan_, *work_area_, call_, &traffic_};
     Solved solved;
+    const std::vector<std::string> names = plan_.stage_names();
     for (size_t r = 0; r < plan_.rounds.size(); ++r) {
       const int round = static_cast<int>(r);
-      const std::string name = absl::StrCat("reduce ", r + 1, "/", plan_.rounds.size());
+      const std::string& name = names[r];
       progress_.SetStage(name);
       const StageClock clock(name, traffic_, &result_.stages);
       ASSIGN_OR_RETURN(const Folded folded, RunReduce(context, round, solved));
