@@ -26,6 +26,8 @@ struct ServiceLimits {
   absl::Duration call_deadline = absl::Seconds(30);  // of unary calls without one
   int planners = 2;                                  // threads that read recipes and headers
   int max_planning = 64;  // calls that wait for them; beyond: kServerUnavailable with RetryInfo
+  // A watch whose client does not read is closed when a write has waited this long.
+  absl::Duration watch_write_timeout = absl::Seconds(60);
 };
 
 // None is owned; all must outlive the service.

@@ -1,0 +1,78 @@
+#include "server/page_token.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status.h"
+#include "server/resource_name.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr size_t kMaxToken = 4096;
+
+std::string Encode(const std::string& text) {
+  return std::string(absl::WebSafeBase64Escape(absl::string_view(text.data(), text.size())));
+}
+
+// Null unless `token` is exactly what Encode makes.
+std::optional<std::string> Decode(const std::string& token) {
+  std::string text;
+  if (token.size() > kMaxToken ||
+      !absl::WebSafeBase64Unescape(absl::string_view(token.data(), token.size()), &text) ||
+      Encode(text) != token) {
+    return std::nullopt;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string MakePageToken(const std::string& cursor, const std::string& arguments) {
+  const nlohmann::json json = {{"cursor", cursor}, {"arguments", arguments}};
+  return Encode(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+absl::StatusOr<std::string> ReadPageToken(const std::string& token, const std::string& arguments) {
+  const absl::Status garbage = MakeError(
+      Reason::kInvalidPageToken,
+      "not a page token of this server; send next_page_token as it came, or none to begin again");
+  const std::optional<std::string> text = Decode(token);
+  if (!text.has_value()) return garbage;
+  const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("cursor") || !json["cursor"].is_string() ||
+      !json.contains("arguments") || !json["arguments"].is_string()) {
+    return garbage;
+  }
+  if (json["arguments"].get<std::string>() != arguments) {
+    return MakeError(Reason::kInvalidPageToken,
+                     "the token belongs to a list with another parent, filter or order_by; repeat "
+                     "those of the page that gave it, or send no token to begin again");
+  }
+  return json["cursor"].get<std::string>();
+}
+
+std::string MakeResumeToken(const JobKey& key, int64_t sequence) {
+  return Encode(absl::StrCat(sequence, " ", JobName(key)));
+}
+
+absl::StatusOr<int64_t> ReadResumeToken(const std::string& token, const JobKey& key) {
+  const std::optional<std::string> text = Decode(token);
+  const size_t space = text.has_value() ? text->find(' ') : std::string::npos;
+  int64_t sequence = 0;
+  if (space == std::string::npos || !absl::SimpleAtoi(text->substr(0, space), &sequence) ||
+      sequence < 0) {
+    return MakeError(Reason::kInvalidResumeToken,
+                     "not a resume token of this server; send that of the last message received, "
+                     "or none to begin with a snapshot");
+  }
+  if (text->substr(space + 1) != JobName(key)) {
+    return MakeError(Reason::kInvalidResumeToken,
+                     "the token is of another job; send none to begin with a snapshot");
+  }
+  return sequence;
+}
+
+}  // namespace orthomerge
