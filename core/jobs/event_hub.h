@@ -19,6 +19,8 @@
 
 namespace orthomerge {
 
+class Metrics;
+
 struct WatchMessage {
   enum class Kind { kSnapshot, kEvent, kProgress, kHeartbeat, kReconnect };
   enum class ReconnectReason { kStreamAge, kDraining, kTooSlow };
@@ -40,6 +42,8 @@ struct EventHubOptions {
   absl::Duration poll_interval = absl::Seconds(1);  // looks for changes that nobody told
   int max_watchers = 10000;                         // kQueueFull beyond
   Clock clock = RealClock();
+  Metrics* metrics = nullptr;  // not owned; counts conflated progress
+  bool own_thread = true;      // without: the caller steps the hub with Tick
 };
 
 class EventHub {
@@ -52,9 +56,10 @@ class EventHub {
 
   // Begins with a snapshot; with `after_sequence`, with the events after that one (a snapshot
   // marked `gap` where those are no longer kept, or a final snapshot where the job is over and all
-  // was sent). `wake` is called, with no lock held, from the hub's thread or a caller's, whenever
-  // Poll may have something; it must not block. kJobNotFound, kInvalidResumeToken for a sequence
-  // that the job does not have yet.
+  // was sent). `wake` is called, with no lock held, from the hub's thread or a caller's, when Poll
+  // may have something, perhaps before Subscribe returns; it must not block. Once woken, poll until
+  // nothing comes: only then is it called again. Blocks on the store. kJobNotFound, kQueueFull,
+  // kInvalidResumeToken for a sequence that the job does not have yet.
   absl::StatusOr<std::unique_ptr<Watch>> Subscribe(const JobKey& key,
                                                    std::optional<int64_t> after_sequence,
                                                    absl::Duration min_interval,
@@ -69,7 +74,11 @@ class EventHub {
 
   int watchers() const;
 
+  // Does what is due by the clock, as the hub's thread would; for tests (own_thread = false).
+  void Tick();
+
  private:
+  struct Feed;
   struct State;
   std::shared_ptr<State> state_;
 };
@@ -79,7 +88,10 @@ class EventHub {
 class EventHub::Watch {
  public:
   ~Watch();
-  // The next message, if there is one now. Never blocks on storage.
+  // The next message, if there is one now: a snapshot, then durable events, then the newest
+  // progress, a heartbeat, a reconnect. Nothing after one marked `last`: the final state, a
+  // reconnect, or a heartbeat where the job was deleted before its end was read. Never blocks on
+  // storage.
   std::optional<WatchMessage> Poll();
   // Ends it with kReconnect, kTooSlow as the next message.
   void CloseTooSlow();
