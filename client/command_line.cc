@@ -5,7 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "core/base/text.h"
 
-namespace orthomerge {
+namespace orthomerge::client {
 namespace {
 
 struct CommandRow {
@@ -20,13 +20,44 @@ constexpr CommandRow kCommands[] = {
     {"methods", ClientAction::kHandOver, "list the merge methods, or one method's parameters"},
     {"inspect", ClientAction::kHandOver, "show a checkpoint's files and tensors"},
     {"clean", ClientAction::kHandOver, "remove what an unfinished merge left behind"},
+    {"serve", ClientAction::kHandOver, "start a server that merges as others ask it to"},
+    {"submit", ClientAction::kRemote, "hand a recipe to a server as a merge job"},
+    {"watch", ClientAction::kRemote, "follow a job to its end"},
+    {"get", ClientAction::kRemote, "show a job"},
+    {"list", ClientAction::kRemote, "list jobs"},
+    {"cancel", ClientAction::kRemote, "cancel a job"},
+    {"delete", ClientAction::kRemote, "forget a job that has ended"},
+    {"server-info", ClientAction::kRemote, "show a server's version, devices and limits"},
     {"version", ClientAction::kVersion, "print the version and what it was built with"},
     {"completion", ClientAction::kCompletion, "print a completion script for bash or zsh"},
 };
+// What completion calls; people need not see it.
+constexpr char kHiddenCommand[] = "__jobs";
+
+bool HasOption(const std::vector<std::string>& arguments, absl::string_view name) {
+  for (const std::string& argument : arguments) {
+    if (argument == "--") return false;
+    if (argument == name || absl::StartsWith(argument, absl::StrCat(name, "="))) return true;
+  }
+  return false;
+}
+
+ClientAction ActionOfCommand(const std::string& command) {
+  if (command == kHiddenCommand) return ClientAction::kRemote;
+  for (const CommandRow& row : kCommands) {
+    if (command == row.name) return row.action;
+  }
+  return ClientAction::kUnknown;
+}
 
 }  // namespace
 
-ClientAction ActionOf(const std::vector<std::string>& arguments) {
+std::vector<std::string> WithoutHelpWord(const std::vector<std::string>& arguments) {
+  if (arguments.size() < 2 || arguments[0] != "help") return arguments;
+  return {arguments[1], "--help"};
+}
+
+ClientAction ActionOf(const std::vector<std::string>& arguments, bool knows_server) {
   if (arguments.empty()) return ClientAction::kNoCommand;
   const std::string& first = arguments.front();
   if (first == "-h" || first == "--help") return ClientAction::kHelp;
@@ -34,14 +65,17 @@ ClientAction ActionOf(const std::vector<std::string>& arguments) {
   if (first == "help") {
     // `help run` explains a command, which only that command's program can.
     if (arguments.size() == 1) return ClientAction::kHelp;
-    if (arguments[1] == "completion") return ClientAction::kCompletion;
-    return ActionOf({arguments[1]}) == ClientAction::kUnknown ? ClientAction::kUnknown
-                                                              : ClientAction::kHandOver;
+    const ClientAction action = ActionOf({arguments[1]}, knows_server);
+    return action == ClientAction::kVersion || action == ClientAction::kHelp
+               ? ClientAction::kHandOver
+               : action;
   }
-  for (const CommandRow& row : kCommands) {
-    if (first == row.name) return row.action;
+  if (first == "plan" || first == "methods") {
+    if (HasOption(arguments, "--server")) return ClientAction::kRemote;
+    const bool asks = first == "plan" && knows_server && !HasOption(arguments, "--local");
+    return asks ? ClientAction::kRemote : ClientAction::kHandOver;
   }
-  return ClientAction::kUnknown;
+  return ActionOfCommand(first);
 }
 
 std::string ClientHelp() {
@@ -56,6 +90,7 @@ std::string ClientHelp() {
       "  orthomerge plan merge.yaml\n"
       "  orthomerge run merge.yaml --out merged\n"
       "  orthomerge inspect merged\n"
+      "  orthomerge submit merge.yaml --server merge.internal:50051 --wait\n"
       "  source <(orthomerge completion bash)\n\n"
       "'orthomerge COMMAND --help' explains a command.\n";
   return text;
@@ -69,13 +104,4 @@ std::string UnknownCommand(const std::string& command) {
                       " (see 'orthomerge --help')");
 }
 
-bool AsksForJson(const std::vector<std::string>& arguments) {
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const bool named = arguments[i] == "-o" || arguments[i] == "--format";
-    if (named && i + 1 < arguments.size() && arguments[i + 1] == "json") return true;
-    if (arguments[i] == "-ojson" || arguments[i] == "--format=json") return true;
-  }
-  return false;
-}
-
-}  // namespace orthomerge
+}  // namespace orthomerge::client

@@ -4,10 +4,11 @@
 #include <string>
 #include <vector>
 
-namespace orthomerge {
+namespace orthomerge::client {
 
 enum class ClientAction {
   kHandOver,  // orthomerged does it
+  kRemote,    // a server does it
   kVersion,   // orthomerged does it where there is one
   kHelp,
   kNoCommand,
@@ -15,14 +16,16 @@ enum class ClientAction {
   kUnknown,
 };
 
-// `arguments` are without the program's name.
-ClientAction ActionOf(const std::vector<std::string>& arguments);
+// `arguments` are without the program's name; `knows_server`: the environment names one, which
+// `plan` then asks.
+ClientAction ActionOf(const std::vector<std::string>& arguments, bool knows_server);
+
+// `help submit` as `submit --help`; other arguments as they are.
+std::vector<std::string> WithoutHelpWord(const std::vector<std::string>& arguments);
 
 std::string ClientHelp();
 
 // The message for an unknown command, with a suggestion.
 std::string UnknownCommand(const std::string& command);
 
-bool AsksForJson(const std::vector<std::string>& arguments);
-
-}  // namespace orthomerge
+}  // namespace orthomerge::client

@@ -3,9 +3,9 @@
 
 #include <string>
 
-namespace orthomerge {
+namespace orthomerge::client {
 
 // The script for "bash" or "zsh"; empty for any other shell.
 std::string CompletionScript(const std::string& shell);
 
-}  // namespace orthomerge
+}  // namespace orthomerge::client

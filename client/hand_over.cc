@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
-namespace orthomerge {
+namespace orthomerge::client {
 namespace {
 
 constexpr char kProgram[] = "orthomerged";
@@ -46,4 +46,4 @@ std::string HandOver(const std::string& program, char** argv) {
   return absl::StrCat("cannot start ", program, ": ", std::strerror(errno));
 }
 
-}  // namespace orthomerge
+}  // namespace orthomerge::client

@@ -3,7 +3,7 @@
 
 #include <string>
 
-namespace orthomerge {
+namespace orthomerge::client {
 
 // Path of orthomerged: beside this program's own file (links resolved), else on PATH; empty when it
 // is in neither place.
@@ -14,4 +14,4 @@ std::string FindOrthomerged();
 // reason.
 std::string HandOver(const std::string& program, char** argv);
 
-}  // namespace orthomerge
+}  // namespace orthomerge::client

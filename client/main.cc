@@ -1,42 +1,68 @@
 // orthomerge: see client/README.md.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "client/command_line.h"
+#include "client/commands.h"
 #include "client/completion.h"
 #include "client/hand_over.h"
+#include "client/options.h"
+#include "client/output.h"
+#include "core/base/signals.h"
 #include "core/base/status.h"
 #include "core/base/version.h"
 
-namespace orthomerge {
+namespace orthomerge::client {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-int Fail(bool json, Reason reason, const std::string& message) {
-  const absl::Status status = MakeError(reason, message);
-  std::cerr << "error: " << message << '\n';
-  if (json) {
-    Json result;
-    result["ok"] = false;
-    result["error"] = {{"reason", std::string(ReasonName(reason))},
-                       {"code", absl::StatusCodeToString(status.code())},
-                       {"message", message}};
-    result["diagnostics"] = Json::array();
-    result["exit_code"] = ExitCode(reason);
-    std::cout << result.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  }
-  return ExitCode(reason);
+int TerminalColumns() {
+  winsize size = {};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
-int PrintOwnVersion(bool json) {
-  if (json) {
-    std::cout << Json{{"ok", true}, {"name", "orthomerge"}, {"version", kVersion}}.dump() << '\n';
-  } else {
+std::string Environment(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  return value == nullptr ? "" : value;
+}
+
+bool CanRedraw() {
+  const std::string term = Environment("TERM");
+  return isatty(STDERR_FILENO) == 1 && !term.empty() && term != "dumb";
+}
+
+CommandContext MakeContext() {
+  std::error_code error;
+  return {.in = std::cin,
+          .out = std::cout,
+          .err = std::cerr,
+          .working_directory = std::filesystem::current_path(error).string(),
+          .environment = Environment,
+          .redraw_progress = CanRedraw(),
+          .columns = TerminalColumns,
+          .watch_signals = WatchSignals,
+          .received_signal = ReceivedSignal};
+}
+
+int Fail(OutputFormat format, Reason reason, const std::string& message) {
+  CommandContext context = MakeContext();
+  CommonOptions options;
+  options.format = format;
+  return ReportFailure(context, options, MakeError(reason, message));
+}
+
+int PrintOwnVersion(OutputFormat format) {
+  if (format == OutputFormat::kTable) {
     std::cout << "orthomerge " << kVersion << " (orthomerged was not found)\n";
+  } else {
+    CommandContext context = MakeContext();
+    PrintForPrograms(context, format,
+                     {{"ok", true}, {"name", "orthomerge"}, {"version", kVersion}});
   }
   return 0;
 }
@@ -52,14 +78,15 @@ int PrintCompletion(const std::vector<std::string>& arguments) {
     return 0;
   }
   const std::string script = arguments.size() == 2 ? CompletionScript(arguments[1]) : "";
-  if (script.empty()) return Fail(false, Reason::kUsage, "completion: name a shell, bash or zsh");
+  if (script.empty())
+    return Fail(OutputFormat::kTable, Reason::kUsage, "completion: name a shell, bash or zsh");
   std::cout << script;
   return 0;
 }
 
 int Main(const std::vector<std::string>& arguments, char** argv) {
-  const bool json = AsksForJson(arguments);
-  const ClientAction action = ActionOf(arguments);
+  const OutputFormat format = AskedFormat(arguments);
+  const ClientAction action = ActionOf(arguments, !Environment("ORTHOMERGE_SERVER").empty());
   switch (action) {
     case ClientAction::kHelp:
       std::cout << ClientHelp();
@@ -70,24 +97,28 @@ int Main(const std::vector<std::string>& arguments, char** argv) {
     case ClientAction::kCompletion:
       return PrintCompletion(arguments);
     case ClientAction::kUnknown:
-      return Fail(json, Reason::kUsage,
+      return Fail(format, Reason::kUsage,
                   UnknownCommand(arguments[0] == "help" ? arguments[1] : arguments[0]));
+    case ClientAction::kRemote: {
+      CommandContext context = MakeContext();
+      return RunRemoteCommand(context, WithoutHelpWord(arguments));
+    }
     case ClientAction::kVersion:
     case ClientAction::kHandOver:
       break;
   }
   const std::string program = FindOrthomerged();
-  if (!program.empty()) return Fail(json, Reason::kInternal, HandOver(program, argv));
-  if (action == ClientAction::kVersion) return PrintOwnVersion(json);
-  return Fail(json, Reason::kInternal,
+  if (!program.empty()) return Fail(format, Reason::kInternal, HandOver(program, argv));
+  if (action == ClientAction::kVersion) return PrintOwnVersion(format);
+  return Fail(format, Reason::kInternal,
               "orthomerged is neither beside this program nor on PATH; it does the work of '" +
                   arguments[0] + "': install it there");
 }
 
 }  // namespace
-}  // namespace orthomerge
+}  // namespace orthomerge::client
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + (argc > 0), argv + argc);
-  return orthomerge::Main(arguments, argv);
+  return orthomerge::client::Main(arguments, argv);
 }
