@@ -51,8 +51,11 @@ struct Item {
 };
 
 // The folders and regular files directly in a folder: no open uploads, no dangling links, nothing
-// that Uri::Parse would refuse. Empty where there is no such folder.
-absl::StatusOr<std::vector<Item>> ReadFolder(const std::string& path) {
+// that Uri::Parse would refuse. Empty where there is no such folder. With `roots` no links that
+// lead out of them either.
+absl::StatusOr<std::vector<Item>> ReadFolder(const LocalPlace& place, const std::string& shown,
+                                             const LocalRoots* roots) {
+  const std::string& path = place.path();
   std::vector<Item> items;
   DIR* folder = opendir(path.c_str());
   if (folder == nullptr) {
@@ -76,7 +79,12 @@ absl::StatusOr<std::vector<Item>> ReadFolder(const std::string& path) {
     struct stat info;
     if (fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
     item.is_link = S_ISLNK(info.st_mode);
-    if (item.is_link && fstatat(dirfd(folder), entry->d_name, &info, 0) != 0) continue;
+    if (item.is_link && roots != nullptr) {
+      const auto target = roots->Find(absl::StrCat(shown == "/" ? "" : shown, "/", item.name));
+      if (!target.ok() || fstat(target->fd(), &info) != 0) continue;
+    } else if (item.is_link && fstatat(dirfd(folder), entry->d_name, &info, 0) != 0) {
+      continue;
+    }
     item.is_folder = S_ISDIR(info.st_mode);
     if (!item.is_folder && !S_ISREG(info.st_mode)) continue;
     item.size = static_cast<uint64_t>(info.st_size);
@@ -89,17 +97,23 @@ absl::StatusOr<std::vector<Item>> ReadFolder(const std::string& path) {
 
 class LocalStore final : public ObjectStore {
  public:
+  explicit LocalStore(std::shared_ptr<const LocalRoots> roots)
+      : roots_(std::move(roots)), files_(kOpenFiles, roots_) {}
+
   absl::StatusOr<ObjectInfo> Stat(const Uri& uri, const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "read"));
+    ASSIGN_OR_RETURN(const LocalPlace place, Find(uri.key));
     struct stat info;
-    if (stat(uri.key.c_str(), &info) != 0) return ErrnoError(errno, "read", uri.key);
+    if (stat(place.path().c_str(), &info) != 0) return ErrnoError(errno, "read", uri.key);
     ObjectInfo result;
     result.etag = VersionOf(info);
     result.is_directory = S_ISDIR(info.st_mode);
     if (result.is_directory) return result;
     RETURN_IF_ERROR(CheckRegular(info, uri.key));
     result.size = static_cast<uint64_t>(info.st_size);
-    ASSIGN_OR_RETURN(result.metadata, ReadMetadata(uri.key));
+    absl::StatusOr<Metadata> metadata = ReadMetadata(place.path());
+    if (!metadata.ok()) return place.Explain(metadata.status());
+    result.metadata = *std::move(metadata);
     return result;
   }
 
@@ -131,60 +145,76 @@ class LocalStore final : public ObjectStore {
   absl::Status Put(const Uri& uri, absl::string_view bytes, const Metadata& metadata,
                    Condition condition, const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "write"));
-    ASSIGN_OR_RETURN(const std::string id, CreateUpload(uri.key, metadata));
-    absl::Status status;
-    const absl::StatusOr<std::string> tag = WritePart(uri.key, id, 0, bytes, options);
-    status = tag.ok() ? PublishUpload(uri.key, id, {*tag}, condition) : tag.status();
-    if (!status.ok()) RemoveUpload(uri.key, id).IgnoreError();
+    ASSIGN_OR_RETURN(const LocalPlace place, Enter(uri.key, /*make_folders=*/true));
+    const std::string& path = place.path();
+    const absl::StatusOr<std::string> id = CreateUpload(path, metadata);
+    if (!id.ok()) return place.Explain(id.status());
+    const absl::StatusOr<std::string> tag = WritePart(path, *id, 0, bytes, options);
+    const absl::Status status =
+        tag.ok() ? PublishUpload(path, *id, {*tag}, condition) : tag.status();
+    if (!status.ok()) RemoveUpload(path, *id).IgnoreError();
     files_.Forget(uri.key);
-    return status;
+    return place.Explain(status);
   }
 
   absl::StatusOr<std::string> StartUpload(const Uri& uri, const Metadata& metadata,
                                           const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "write"));
-    ASSIGN_OR_RETURN(const std::string id, CreateUpload(uri.key, metadata));
+    ASSIGN_OR_RETURN(const LocalPlace place, Enter(uri.key, /*make_folders=*/true));
+    const absl::StatusOr<std::string> id = CreateUpload(place.path(), metadata);
+    if (!id.ok()) return place.Explain(id.status());
     // So that the parts can be found again after a power cut.
-    const absl::Status status = SyncFolder(uri.Parent().key);
+    const absl::Status status = SyncFolder(place.folder());
     if (status.ok()) return id;
-    RemoveUpload(uri.key, id).IgnoreError();
-    return status;
+    RemoveUpload(place.path(), *id).IgnoreError();
+    return place.Explain(status);
   }
 
   absl::StatusOr<std::string> PutPart(const Uri& uri, const std::string& upload_id, int /*number*/,
                                       uint64_t offset, absl::string_view bytes,
                                       const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "write"));
-    return WritePart(uri.key, upload_id, offset, bytes, options);
+    ASSIGN_OR_RETURN(const LocalPlace place, Enter(uri.key));
+    absl::StatusOr<std::string> tag = WritePart(place.path(), upload_id, offset, bytes, options);
+    if (!tag.ok()) return place.Explain(tag.status());
+    return tag;
   }
 
   absl::Status SyncUpload(const Uri& uri, const std::string& upload_id,
                           const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "write"));
-    return SyncParts(uri.key, upload_id);
+    ASSIGN_OR_RETURN(const LocalPlace place, Enter(uri.key));
+    return place.Explain(SyncParts(place.path(), upload_id));
   }
 
   absl::Status CompleteUpload(const Uri& uri, const std::string& upload_id,
                               absl::Span<const std::string> tags, Condition condition,
                               const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "write"));
-    const absl::Status status = PublishUpload(uri.key, upload_id, tags, condition);
+    ASSIGN_OR_RETURN(const LocalPlace place, Enter(uri.key));
+    const absl::Status status = PublishUpload(place.path(), upload_id, tags, condition);
     files_.Forget(uri.key);
-    return status;
+    return place.Explain(status);
   }
 
   absl::Status AbortUpload(const Uri& uri, const std::string& upload_id,
                            const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "remove"));
-    return RemoveUpload(uri.key, upload_id);
+    const absl::StatusOr<LocalPlace> place = Enter(uri.key);
+    if (IsAbsent(place.status())) return absl::OkStatus();
+    RETURN_IF_ERROR(place.status());
+    return place->Explain(RemoveUpload(place->path(), upload_id));
   }
 
   absl::StatusOr<std::vector<std::string>> ListUploads(const Uri& uri,
                                                        const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "list"));
     std::vector<std::string> ids;
+    const absl::StatusOr<LocalPlace> place = Find(uri.Parent().key);
+    if (IsAbsent(place.status())) return ids;
+    RETURN_IF_ERROR(place.status());
     std::error_code error;
-    std::filesystem::directory_iterator folder(uri.Parent().key, error);
+    std::filesystem::directory_iterator folder(place->path(), error);
     for (; !error && folder != std::filesystem::directory_iterator(); folder.increment(error)) {
       std::string name, id;
       if (ParseUploadName(folder->path().filename().string(), &name, &id) && name == uri.Name()) {
@@ -205,7 +235,7 @@ class LocalStore final : public ObjectStore {
       const Uri folder = folders.back();
       folders.pop_back();
       RETURN_IF_ERROR(Check(folder, options, "list"));
-      ASSIGN_OR_RETURN(const std::vector<Item> items, ReadFolder(folder.key));
+      ASSIGN_OR_RETURN(const std::vector<Item> items, Items(folder.key));
       for (const Item& item : items) {
         if (!item.is_folder) {
           entries.push_back({folder.Child(item.name), item.size});
@@ -222,7 +252,7 @@ class LocalStore final : public ObjectStore {
   absl::StatusOr<std::vector<std::string>> ListNames(const Uri& uri, absl::string_view prefix,
                                                      const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "list"));
-    ASSIGN_OR_RETURN(const std::vector<Item> items, ReadFolder(uri.key));
+    ASSIGN_OR_RETURN(const std::vector<Item> items, Items(uri.key));
     std::vector<std::string> names;
     for (const Item& item : items) {
       if (absl::StartsWith(item.name, prefix)) names.push_back(item.name);
@@ -234,8 +264,12 @@ class LocalStore final : public ObjectStore {
   absl::Status Delete(const Uri& uri, const CallOptions& options) override {
     RETURN_IF_ERROR(Check(uri, options, "remove"));
     files_.Forget(uri.key);
+    const absl::StatusOr<LocalPlace> place = Enter(uri.key);
+    if (IsAbsent(place.status())) return absl::OkStatus();
+    RETURN_IF_ERROR(place.status());
     // A folder is no object, so there is nothing to remove either.
-    if (unlink(uri.key.c_str()) == 0 || errno == ENOENT || errno == ENOTDIR || errno == EISDIR) {
+    if (unlink(place->path().c_str()) == 0 || errno == ENOENT || errno == ENOTDIR ||
+        errno == EISDIR) {
       return absl::OkStatus();
     }
     return ErrnoError(errno, "remove", uri.key);
@@ -246,8 +280,11 @@ class LocalStore final : public ObjectStore {
     if (uri.key == "/") {
       return MakeError(Reason::kUsage, "refusing to remove everything below /; name a folder");
     }
+    const absl::StatusOr<LocalPlace> place = Enter(uri.key);
+    if (IsAbsent(place.status())) return absl::OkStatus();
+    RETURN_IF_ERROR(place.status());
     struct stat info;
-    if (lstat(uri.key.c_str(), &info) != 0) {
+    if (lstat(place->path().c_str(), &info) != 0) {
       if (errno == ENOENT || errno == ENOTDIR) return absl::OkStatus();
       return ErrnoError(errno, "remove", uri.key);
     }
@@ -258,7 +295,7 @@ class LocalStore final : public ObjectStore {
     if (!S_ISDIR(info.st_mode)) return absl::OkStatus();  // a file: nothing is below it
     files_.ForgetBelow(uri.key);
     std::error_code error;
-    std::filesystem::remove_all(uri.key, error);
+    std::filesystem::remove_all(place->path(), error);
     if (error) return ErrnoError(error.value(), "remove", uri.key);
     return absl::OkStatus();
   }
@@ -271,6 +308,31 @@ class LocalStore final : public ObjectStore {
     return CheckCall(options, action, uri.key);
   }
 
+  // What has the name, for reading.
+  absl::StatusOr<LocalPlace> Find(const std::string& path) const {
+    if (roots_ == nullptr) return LocalPlace(path);
+    return roots_->Find(path);
+  }
+
+  // The name itself, for writing.
+  absl::StatusOr<LocalPlace> Enter(const std::string& path, bool make_folders = false) const {
+    if (roots_ == nullptr) return LocalPlace(path);
+    return roots_->Enter(path, make_folders);
+  }
+
+  static bool IsAbsent(const absl::Status& status) {
+    return !status.ok() && ReasonOf(status) == Reason::kInputNotFound;
+  }
+
+  absl::StatusOr<std::vector<Item>> Items(const std::string& folder) const {
+    const absl::StatusOr<LocalPlace> place = Find(folder);
+    if (IsAbsent(place.status())) return std::vector<Item>();
+    RETURN_IF_ERROR(place.status());
+    absl::StatusOr<std::vector<Item>> items = ReadFolder(*place, folder, roots_.get());
+    if (!items.ok()) return place->Explain(items.status());
+    return items;
+  }
+
   // The file that has the name now, or with `if_match` a file of that version.
   absl::StatusOr<std::shared_ptr<const UniqueFd>> OpenVersion(const std::string& path,
                                                               absl::string_view if_match) {
@@ -280,7 +342,9 @@ class LocalStore final : public ObjectStore {
       if (!cached) return file;
       struct stat open, named;
       if (fstat(file->get(), &open) != 0) return ErrnoError(errno, "read", path);
-      if (stat(path.c_str(), &named) == 0 && open.st_ino == named.st_ino &&
+      const absl::StatusOr<LocalPlace> place = Find(path);
+      RETURN_IF_ERROR(place.status());
+      if (stat(place->path().c_str(), &named) == 0 && open.st_ino == named.st_ino &&
           open.st_dev == named.st_dev) {
         return file;
       }
@@ -295,11 +359,14 @@ class LocalStore final : public ObjectStore {
     return file;
   }
 
-  OpenFiles files_{kOpenFiles};
+  const std::shared_ptr<const LocalRoots> roots_;
+  OpenFiles files_;
 };
 
 }  // namespace
 
-std::unique_ptr<ObjectStore> MakeLocalStore() { return std::make_unique<LocalStore>(); }
+std::unique_ptr<ObjectStore> MakeLocalStore(std::shared_ptr<const LocalRoots> roots) {
+  return std::make_unique<LocalStore>(std::move(roots));
+}
 
 }  // namespace orthomerge

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "core/storage/local_roots.h"
 #include "core/storage/object_store.h"
 
 namespace orthomerge {
@@ -12,7 +13,10 @@ namespace orthomerge {
 // replace (or renamed over, with Condition::kNone); parent folders are made as needed. Metadata
 // lives in extended attributes `user.orthomerge.KEY` where the file system has them and is dropped
 // where it has not.
-std::unique_ptr<ObjectStore> MakeLocalStore();
+//
+// With `roots` every name is resolved beneath them, whatever is moved or linked meanwhile; nothing
+// but regular files and folders is opened.
+std::unique_ptr<ObjectStore> MakeLocalStore(std::shared_ptr<const LocalRoots> roots = nullptr);
 
 // An exclusive advisory lock on a local file, held until destruction or the end of the process.
 class LocalLock {

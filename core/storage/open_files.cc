@@ -27,6 +27,18 @@ absl::StatusOr<std::shared_ptr<const UniqueFd>> Open(const std::string& path) {
   return std::make_shared<const UniqueFd>(std::move(fd));
 }
 
+absl::StatusOr<std::shared_ptr<const UniqueFd>> OpenBeneath(const LocalRoots& roots,
+                                                            const std::string& path) {
+  ASSIGN_OR_RETURN(const LocalPlace place, roots.Find(path));
+  // Looked at before it is opened, and opened by its descriptor: opening a device may do something.
+  struct stat info;
+  if (fstat(place.fd(), &info) != 0) return ErrnoError(errno, "read", path);
+  RETURN_IF_ERROR(CheckRegular(info, path));
+  auto file = Open(place.path());
+  if (!file.ok()) return place.Explain(file.status());
+  return file;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const UniqueFd>> OpenFiles::Get(const std::string& path, bool reopen,
@@ -41,7 +53,8 @@ absl::StatusOr<std::shared_ptr<const UniqueFd>> OpenFiles::Get(const std::string
       return found->second->file;
     }
   }
-  ASSIGN_OR_RETURN(std::shared_ptr<const UniqueFd> file, Open(path));
+  ASSIGN_OR_RETURN(std::shared_ptr<const UniqueFd> file,
+                   roots_ == nullptr ? Open(path) : OpenBeneath(*roots_, path));
   Entry evicted;  // closed after the lock is released
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = index_.find(path);

@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/storage/local_roots.h"
 #include "core/storage/posix.h"
 
 namespace orthomerge {
@@ -17,7 +18,9 @@ namespace orthomerge {
 // The least recently used are closed. Thread-safe.
 class OpenFiles {
  public:
-  explicit OpenFiles(size_t capacity) : capacity_(capacity) {}
+  // With `roots` files are looked for beneath them.
+  OpenFiles(size_t capacity, std::shared_ptr<const LocalRoots> roots)
+      : capacity_(capacity), roots_(std::move(roots)) {}
 
   // Shared, because a file may leave the cache while a reader still uses it. `reopen` asks for the
   // file that has the name now. `cached`, if given, tells whether it was open already.
@@ -34,6 +37,7 @@ class OpenFiles {
   };
 
   const size_t capacity_;
+  const std::shared_ptr<const LocalRoots> roots_;
   std::mutex mutex_;
   std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // the latest first
   absl::flat_hash_map<std::string, std::list<Entry>::iterator> index_ ABSL_GUARDED_BY(mutex_);

@@ -119,6 +119,37 @@ uint64_t TotalOf(absl::string_view content_range) {
   return total;
 }
 
+// What a server said, without the keys that it may have repeated.
+std::string Printable(absl::string_view text, const S3Credentials& credentials) {
+  std::string result(text);
+  for (const std::string* secret :
+       {&credentials.secret_access_key.Reveal(), &credentials.session_token.Reveal(),
+        &credentials.access_key_id}) {
+    if (secret->size() >= 4) result = absl::StrReplaceAll(result, {{*secret, "***"}});
+  }
+  result.resize(std::min(result.size(), kMaxQuoted));
+  for (char& c : result) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
+  }
+  return result;
+}
+
+// Whether it is the keys that the server did not take.
+bool IsRejected(const S3Response& response) {
+  for (const absl::string_view code :
+       {"SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken",
+        "TokenRefreshRequired", "InvalidSecurity", "XAdminUserNotFound"}) {
+    if (response.code == code) return true;
+  }
+  return response.status == 401;
+}
+
+S3Options WithDefaults(S3Options options) {
+  if (options.region.empty()) options.region = "us-east-1";
+  if (!options.path_style.has_value()) options.path_style = !options.endpoint.empty();
+  return options;
+}
+
 absl::Status TooShort(const S3Request& request, uint64_t size) {
   return MakeError(
       Reason::kInputCorrupt,
@@ -135,10 +166,13 @@ absl::Status Changed(const S3Request& request) {
 }  // namespace
 
 S3Client::S3Client(const S3Options& options)
-    : options_(options),
-      credentials_{options.access_key_id, options.secret_access_key, options.session_token},
+    : options_(WithDefaults(options)),
+      credentials_(options.credentials != nullptr
+                       ? options.credentials
+                       : MakeStaticCredentials({options.access_key_id, options.secret_access_key,
+                                                options.session_token})),
       http_(options.connect_timeout, options.ca_file) {
-  const absl::StatusOr<Endpoint> endpoint = ParseEndpoint(options);
+  const absl::StatusOr<Endpoint> endpoint = ParseEndpoint(options_);
   endpoint_status_ = endpoint.status();
   if (!endpoint.ok()) return;
   scheme_ = endpoint->scheme;
@@ -146,9 +180,10 @@ S3Client::S3Client(const S3Options& options)
   base_path_ = endpoint->path;
 }
 
-HttpRequest S3Client::Sign(const S3Request& request, size_t done) const {
+HttpRequest S3Client::Sign(const S3Request& request, size_t done,
+                           const S3Credentials& credentials) const {
   // A bucket name with dots does not fit the wild card of a TLS certificate.
-  const bool in_path = options_.path_style || absl::StrContains(request.uri.bucket, '.');
+  const bool in_path = *options_.path_style || absl::StrContains(request.uri.bucket, '.');
   const absl::Time now = absl::Now();
   SignedRequest to_sign;
   to_sign.method = request.method;
@@ -168,8 +203,8 @@ HttpRequest S3Client::Sign(const S3Request& request, size_t done) const {
   if (!request.if_match.empty()) to_sign.headers.emplace_back("if-match", request.if_match);
   to_sign.headers.emplace_back("x-amz-content-sha256", kUnsignedPayload);
   to_sign.headers.emplace_back("x-amz-date", AmzDate(now));
-  if (!credentials_.session_token.empty()) {
-    to_sign.headers.emplace_back("x-amz-security-token", credentials_.session_token);
+  if (!credentials.session_token.empty()) {
+    to_sign.headers.emplace_back("x-amz-security-token", credentials.session_token.Reveal());
   }
 
   HttpRequest http;
@@ -181,8 +216,8 @@ HttpRequest S3Client::Sign(const S3Request& request, size_t done) const {
   }
   const std::string host = in_path ? host_ : absl::StrCat(request.uri.bucket, ".", host_);
   to_sign.headers.emplace_back("host", host);  // sent by curl, from the URL
-  http.headers.push_back(absl::StrCat(
-      "authorization: ", AuthorizationOf(to_sign, credentials_, options_.region, now)));
+  http.headers.push_back(
+      absl::StrCat("authorization: ", AuthorizationOf(to_sign, credentials, options_.region, now)));
   http.url = absl::StrCat(scheme_, "://", host, to_sign.path, to_sign.query.empty() ? "" : "?",
                           to_sign.query);
   http.has_body = request.has_body;
@@ -213,18 +248,21 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
   RETURN_IF_ERROR(endpoint_status_);
   const std::string where = request.uri.ToString();
   RETURN_IF_ERROR(CheckCall(options, request.action, where));
+  absl::StatusOr<std::shared_ptr<const S3Credentials>> keys = credentials_->Get();
+  if (!keys.ok()) return Annotate(keys.status(), where);
   std::string failure;
   size_t done = 0;
-  bool sent_again = false;
+  bool sent_again = false, renewed = false;
   for (int attempt = 1;; ++attempt) {
     S3Response response;
     absl::StatusOr<HttpResponse> http =
-        http_.Perform(Sign(request, done), options, request.action, where);
+        http_.Perform(Sign(request, done, **keys), options, request.action, where);
     if (!http.ok()) {
       return failure.empty() ? http.status()
                              : Annotate(http.status(), absl::StrCat("after ", failure));
     }
     response.http = *std::move(http);
+    response.signed_with = *keys;
     sent_again = sent_again || response.http.sent_again;
     response.repeated = attempt > 1 || sent_again;
     if (!request.if_match.empty() && response.http.status / 100 == 2) {
@@ -240,15 +278,15 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
     }
     bool can_retry = true;
     if (!response.http.failure.empty()) {
-      failure = Printable(response.http.failure);
+      failure = Printable(response.http.failure, **keys);
       can_retry = response.http.can_retry;
     } else {
       failure = Interpret(request, &response);
       if (!failure.empty()) {
-        failure = absl::StrCat("the answer makes no sense: ", Printable(failure));
+        failure = absl::StrCat("the answer makes no sense: ", Printable(failure, **keys));
       } else if (IsTransient(response.status, response.code)) {
-        failure =
-            absl::StrCat("the server answered ", response.status, " ", Printable(response.code));
+        failure = absl::StrCat("the server answered ", response.status, " ",
+                               Printable(response.code, **keys));
       } else if (!request.out.empty() && response.ok()) {
         const uint64_t total = response.status == 200
                                    ? response.http.received
@@ -257,6 +295,14 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
           return TooShort(request, total);
         }
         failure = "the server sent fewer bytes than were asked for";
+      } else if (!renewed && IsRejected(response)) {
+        // Keys that were changed at their source since: once more with the new ones.
+        renewed = true;
+        auto fresh = credentials_->Renew(**keys);
+        if (!fresh.ok() || **fresh == **keys) return response;
+        keys = *std::move(fresh);
+        --attempt;
+        continue;
       } else {
         return response;
       }
@@ -276,22 +322,23 @@ absl::StatusOr<S3Response> S3Client::Call(const S3Request& request, const CallOp
 absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& response) const {
   const absl::string_view code = response.code;
   const int status = response.status;
+  const auto printable = [&](absl::string_view text) {
+    return Printable(text,
+                     response.signed_with == nullptr ? S3Credentials() : *response.signed_with);
+  };
   const auto is = [&](std::initializer_list<absl::string_view> codes) {
     return std::find(codes.begin(), codes.end(), code) != codes.end();
   };
   const auto make = [&](Reason reason, absl::string_view advice) {
     std::string message = absl::StrCat("cannot ", request.action, " ", request.uri.ToString(),
                                        ": the server answered ", status);
-    if (!code.empty()) absl::StrAppend(&message, " ", Printable(code));
+    if (!code.empty()) absl::StrAppend(&message, " ", printable(code));
     if (!response.message.empty())
-      absl::StrAppend(&message, " (", Printable(response.message), ")");
+      absl::StrAppend(&message, " (", printable(response.message), ")");
     return MakeError(reason, absl::StrCat(message, "; ", advice));
   };
-  if (is({"SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken",
-          "TokenRefreshRequired", "InvalidSecurity", "XAdminUserNotFound"}) ||
-      status == 401) {
-    return make(Reason::kCredentialsRejected,
-                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN");
+  if (IsRejected(response)) {
+    return make(Reason::kCredentialsRejected, absl::StrCat("check ", credentials_->Origin()));
   }
   if (is({"RequestTimeTooSkewed", "RequestExpired"})) {
     return make(Reason::kCredentialsRejected, "set this machine's clock");
@@ -301,7 +348,7 @@ absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& respo
                 response.region.empty()
                     ? std::string("check AWS_REGION")
                     : absl::StrCat("the bucket is in another region: set AWS_REGION=",
-                                   Printable(response.region)));
+                                   printable(response.region)));
   }
   if (status / 100 == 3) {
     return make(Reason::kStorageUnavailable,
@@ -338,19 +385,6 @@ absl::Status S3Client::ErrorOf(const S3Request& request, const S3Response& respo
     return make(Reason::kUnsupported, "the server does not support what is needed");
   }
   return make(Reason::kInternal, "this was not expected");
-}
-
-std::string S3Client::Printable(absl::string_view text) const {
-  std::string result(text);
-  for (const std::string* secret : {&credentials_.secret_access_key, &credentials_.session_token,
-                                    &credentials_.access_key_id}) {
-    if (secret->size() >= 4) result = absl::StrReplaceAll(result, {{*secret, "***"}});
-  }
-  result.resize(std::min(result.size(), kMaxQuoted));
-  for (char& c : result) {
-    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
-  }
-  return result;
 }
 
 }  // namespace orthomerge

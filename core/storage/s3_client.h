@@ -1,12 +1,14 @@
 // Signed S3 requests with retries, and what their errors mean.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/storage/object_store.h"
+#include "core/storage/s3_credentials.h"
 #include "core/storage/s3_http.h"
 #include "core/storage/s3_signer.h"
 #include "core/storage/s3_store.h"
@@ -41,6 +43,7 @@ struct S3Response {
   std::string message;
   std::string region;     // where an answer says that the bucket is elsewhere
   bool repeated = false;  // the request was sent before, and its answer lost
+  std::shared_ptr<const S3Credentials> signed_with;
 
   bool ok() const { return status >= 200 && status < 300; }
 };
@@ -59,13 +62,12 @@ class S3Client {
 
  private:
   // The request less the first `done` bytes of its range.
-  HttpRequest Sign(const S3Request& request, size_t done) const;
+  HttpRequest Sign(const S3Request& request, size_t done, const S3Credentials& credentials) const;
   // Waits before attempt `attempts` + 1, at random up to the back-off.
   absl::Status BackOff(int attempts, const CallOptions& options, const S3Request& request) const;
-  std::string Printable(absl::string_view text) const;
 
   const S3Options options_;
-  const S3Credentials credentials_;
+  const std::shared_ptr<S3CredentialSource> credentials_;
   absl::Status endpoint_status_;
   std::string scheme_, host_, base_path_;
   HttpClient http_;

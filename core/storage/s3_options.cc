@@ -8,6 +8,9 @@
 namespace orthomerge {
 namespace {
 
+constexpr char kId[] = "AWS_ACCESS_KEY_ID";
+constexpr char kSecretKey[] = "AWS_SECRET_ACCESS_KEY";
+
 // The first of the variables that is set and not empty.
 std::string Variable(std::initializer_list<const char*> names) {
   for (const char* name : names) {
@@ -17,25 +20,65 @@ std::string Variable(std::initializer_list<const char*> names) {
   return "";
 }
 
+// Keys from the environment; without an id there are none.
+absl::StatusOr<S3Credentials> KeysFromEnvironment() {
+  S3Credentials keys{Variable({kId}), Variable({kSecretKey}), Variable({"AWS_SESSION_TOKEN"})};
+  if (keys.access_key_id.empty() != keys.secret_access_key.empty()) {
+    return MakeError(Reason::kCredentialsMissing,
+                     absl::StrCat("no credentials for S3: set ",
+                                  keys.access_key_id.empty() ? kId : kSecretKey, " too"));
+  }
+  return keys;
+}
+
+// The source, if it has keys now.
+absl::StatusOr<std::shared_ptr<S3CredentialSource>> Checked(
+    std::shared_ptr<S3CredentialSource> source, bool environment_too) {
+  const absl::Status status = source->Get().status();
+  if (status.ok()) return source;
+  if (!environment_too || ReasonOf(status) != Reason::kCredentialsMissing) return status;
+  return MakeError(Reason::kCredentialsMissing,
+                   absl::StrCat(status.message(), ", or set ", kId, " and ", kSecretKey));
+}
+
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<S3CredentialSource>> FindS3Credentials(
+    const std::string& credentials_file, const std::string& profile) {
+  if (!credentials_file.empty()) {
+    return Checked(
+        MakeSharedFileCredentials({credentials_file, ""}, profile.empty() ? "default" : profile),
+        /*environment_too=*/false);
+  }
+  const bool environment_too = profile.empty() || profile == "default";
+  if (environment_too) {
+    ASSIGN_OR_RETURN(S3Credentials keys, KeysFromEnvironment());
+    if (!keys.access_key_id.empty()) return MakeStaticCredentials(std::move(keys));
+  }
+  return Checked(MakeSharedFileCredentials(AwsPaths::FromEnvironment(), profile), environment_too);
+}
 
 absl::StatusOr<S3Options> S3Options::FromEnvironment() {
   S3Options options;
-  options.access_key_id = Variable({"AWS_ACCESS_KEY_ID"});
-  options.secret_access_key = Variable({"AWS_SECRET_ACCESS_KEY"});
-  options.session_token = Variable({"AWS_SESSION_TOKEN"});
-  std::vector<std::string> missing;
-  if (options.access_key_id.empty()) missing.push_back("AWS_ACCESS_KEY_ID");
-  if (options.secret_access_key.empty()) missing.push_back("AWS_SECRET_ACCESS_KEY");
-  if (!missing.empty()) {
-    return MakeError(Reason::kCredentialsMissing,
-                     absl::StrCat("no credentials for S3: set ", absl::StrJoin(missing, " and ")));
+  ASSIGN_OR_RETURN(S3Credentials keys, KeysFromEnvironment());
+  if (keys.access_key_id.empty()) {
+    ASSIGN_OR_RETURN(options.credentials, FindS3Credentials("", ""));
   }
-  const std::string region = Variable({"AWS_REGION", "AWS_DEFAULT_REGION"});
-  if (!region.empty()) options.region = region;
-  options.endpoint = Variable({"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"});
-  options.path_style = !options.endpoint.empty();
-  options.ca_file = Variable({"AWS_CA_BUNDLE"});
+  options.access_key_id = keys.access_key_id;
+  options.secret_access_key = keys.secret_access_key;
+  options.session_token = keys.session_token;
+  const AwsPaths paths = AwsPaths::FromEnvironment();
+  ASSIGN_OR_RETURN(const AwsFile credentials, ReadAwsFile(paths.credentials));
+  ASSIGN_OR_RETURN(const AwsFile config, ReadAwsFile(paths.config));
+  ASSIGN_OR_RETURN(const AwsProfile profile,
+                   FindAwsProfile(credentials, config, AwsProfileOrDefault("")));
+  const auto either = [](std::string first, const std::string& second) {
+    return first.empty() ? second : first;
+  };
+  options.region = either(Variable({"AWS_REGION", "AWS_DEFAULT_REGION"}), profile.region);
+  options.endpoint =
+      either(Variable({"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}), profile.endpoint);
+  options.ca_file = either(Variable({"AWS_CA_BUNDLE"}), profile.ca_file);
   const std::string attempts = Variable({"AWS_MAX_ATTEMPTS"});
   if (!attempts.empty() &&
       (!absl::SimpleAtoi(attempts, &options.max_attempts) || options.max_attempts < 1)) {

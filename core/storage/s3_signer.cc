@@ -82,7 +82,7 @@ std::string AuthorizationOf(const SignedRequest& request, const S3Credentials& c
   const std::string scope = absl::StrCat(day, "/", region, "/s3/aws4_request");
   const std::string to_sign =
       absl::StrCat("AWS4-HMAC-SHA256\n", date, "\n", scope, "\n", Sha256Hex(canonical));
-  std::string key = Hmac(absl::StrCat("AWS4", credentials.secret_access_key), day);
+  std::string key = Hmac(absl::StrCat("AWS4", credentials.secret_access_key.Reveal()), day);
   key = Hmac(key, region);
   key = Hmac(key, "s3");
   key = Hmac(key, "aws4_request");

@@ -7,13 +7,16 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "core/base/secret.h"
 
 namespace orthomerge {
 
 struct S3Credentials {
   std::string access_key_id;
-  std::string secret_access_key;
-  std::string session_token;  // may be empty
+  Secret secret_access_key;
+  Secret session_token;  // may be empty
+
+  friend bool operator==(const S3Credentials&, const S3Credentials&) = default;
 };
 
 using NamedValues = std::vector<std::pair<std::string, std::string>>;

@@ -51,8 +51,14 @@ class S3Store final : public ObjectStore {
   absl::StatusOr<ObjectInfo> Stat(const Uri& uri, const CallOptions& options) override {
     RETURN_IF_ERROR(CheckObject(uri));
     const S3Request request = {.method = "HEAD", .uri = uri, .action = "read"};
-    ASSIGN_OR_RETURN(const S3Response response, client_.Call(request, options));
-    if (!response.ok()) return WhyNoHead(request, response, options);
+    ASSIGN_OR_RETURN(S3Response response, client_.Call(request, options));
+    if (!response.ok()) {
+      const absl::Status why = WhyNoHead(request, response, options);
+      // Asking why may have renewed the keys; then the question can be put again.
+      if (!why.ok()) return why;
+      ASSIGN_OR_RETURN(response, client_.Call(request, options));
+      if (!response.ok()) return client_.ErrorOf(request, response);
+    }
     ObjectInfo info;
     if (!absl::SimpleAtoi(response.http.Header("content-length"), &info.size)) {
       return MakeError(Reason::kStorageUnavailable,
@@ -292,13 +298,15 @@ class S3Store final : public ObjectStore {
   }
 
   // The answer to a HEAD has no body that could tell the reason; that to a GET has. For 404 too: it
-  // may be the bucket that is missing, or (versitygw) the access key.
+  // may be the bucket that is missing, or (versitygw) the access key. OK where the GET went through
+  // with other keys.
   absl::Status WhyNoHead(const S3Request& head, const S3Response& answer,
                          const CallOptions& options) {
     S3Request get = head;
     get.method = "GET";
     get.headers.emplace_back("range", "bytes=0-0");
     ASSIGN_OR_RETURN(const S3Response response, client_.Call(get, options));
+    if (response.ok() && *response.signed_with != *answer.signed_with) return absl::OkStatus();
     return client_.ErrorOf(head, response.ok() ? answer : response);
   }
 

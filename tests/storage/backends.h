@@ -17,7 +17,8 @@ class Backend {
   virtual bool keeps_metadata() { return true; }
 };
 
-// "local", "s3" or "fault". Null with a failure of the test that says how to get what is missing.
+// "local", "restricted", "fault", "s3" or "profile". Null with a failure of the test that says how
+// to get what is missing.
 std::unique_ptr<Backend> MakeBackend(const std::string& name);
 
 }  // namespace orthomerge

@@ -1,45 +1,14 @@
 #include "core/storage/storage.h"
 
-#include <cstdlib>
-#include <map>
-
 #include "core/storage/fault_store.h"
 #include "core/storage/local_store.h"
 #include "core/storage/s3_store.h"
 #include "gtest/gtest.h"
+#include "tests/storage/environment.h"
 #include "tests/storage/test_support.h"
 
 namespace orthomerge {
 namespace {
-
-constexpr const char* kVariables[] = {
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-    "AWS_REGION",        "AWS_DEFAULT_REGION",    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",  "AWS_MAX_ATTEMPTS",      "AWS_CA_BUNDLE"};
-
-// For its lifetime exactly these AWS variables are set.
-class Environment {
- public:
-  using Values = std::map<std::string, std::string>;
-
-  explicit Environment(const Values& values) {
-    for (const char* name : kVariables) {
-      const char* value = std::getenv(name);
-      if (value != nullptr) before_[name] = value;
-    }
-    Set(values);
-  }
-  Environment(const Environment&) = delete;
-  ~Environment() { Set(before_); }
-
- private:
-  static void Set(const Values& values) {
-    for (const char* name : kVariables) unsetenv(name);
-    for (const auto& [name, value] : values) setenv(name.c_str(), value.c_str(), 1);
-  }
-
-  Values before_;
-};
 
 const Uri kObject = {Uri::Scheme::kS3, "bucket", "key"};
 
@@ -92,7 +61,6 @@ TEST(S3Options, AreReadFromTheEnvironment) {
     EXPECT_EQ(options->session_token, "token");
     EXPECT_EQ(options->region, "eu-west-1");
     EXPECT_EQ(options->endpoint, "http://special:1");
-    EXPECT_TRUE(options->path_style);
     EXPECT_EQ(options->max_attempts, 3);
     EXPECT_EQ(options->ca_file, "/ca.pem");
   }
@@ -105,7 +73,6 @@ TEST(S3Options, AreReadFromTheEnvironment) {
     ASSERT_THAT(options, IsOk());
     EXPECT_EQ(options->region, "eu-west-3");
     EXPECT_EQ(options->endpoint, "");
-    EXPECT_FALSE(options->path_style);
   }
   const Environment environment(Environment::Values{{"AWS_ACCESS_KEY_ID", "key"},
                                                     {"AWS_SECRET_ACCESS_KEY", "secret"},

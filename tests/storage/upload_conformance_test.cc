@@ -186,7 +186,8 @@ TEST_P(UploadConformance, CancelledWorkStillAborts) {
   EXPECT_THAT(*store_->ListUploads(uri_, {}), IsEmpty());
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, UploadConformance, testing::Values("local", "fault", "s3"),
+INSTANTIATE_TEST_SUITE_P(Backends, UploadConformance,
+                         testing::Values("local", "restricted", "fault", "s3", "profile"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
