@@ -84,11 +84,14 @@ absl::StatusOr<std::string> ProvenanceDigest(ObjectStore& store, const Uri& outp
                                              const CallOptions& call) {
   const absl::StatusOr<std::string> text =
       ReadObject(store, output.Child("orthomerge.json"), kMaxProvenance, call);
-  if (ReasonOf(text.status()) == Reason::kStorageUnavailable ||
-      ReasonOf(text.status()) == Reason::kCancelled) {
-    return text.status();
+  if (!text.ok()) {
+    const Reason reason = ReasonOf(text.status());
+    if (reason == Reason::kInputNotFound || reason == Reason::kInputCorrupt ||
+        reason == Reason::kPermissionDenied) {
+      return "";
+    }
+    return text.status();  // says nothing about the output
   }
-  if (!text.ok()) return "";
   const auto json = nlohmann::json::parse(*text, nullptr, false);
   if (!json.is_object() || !json.contains("plan_digest") || !json["plan_digest"].is_string()) {
     return "";

@@ -1,7 +1,6 @@
 #include "core/jobs/merge_executor.h"
 
 #include <algorithm>
-#include <deque>
 #include <set>
 #include <string>
 #include <utility>
@@ -11,13 +10,13 @@
 #include "core/base/mutex.h"
 #include "core/engine/engine.h"
 #include "core/engine/plan.h"
+#include "core/jobs/rate_meter.h"
 #include "core/recipe/recipe.h"
 
 namespace orthomerge {
 namespace {
 
 constexpr uint64_t kBudgetStep = 64 * kMiB;
-constexpr absl::Duration kRateWindow = absl::Seconds(10);
 
 std::string TextOf(const Diagnostic& diagnostic) {
   return diagnostic.field.empty() ? diagnostic.message
@@ -37,11 +36,11 @@ std::vector<std::string> WarningsOf(const std::vector<Diagnostic>& items) {
   return warnings;
 }
 
-// What must be free for a plan that was fitted into `budget`. Rounded up its peak is enough: every
-// faster way to spend memory needs more than `budget`, so the plan in less is the same.
-uint64_t NeededMemory(const MemoryPlan& memory, uint64_t budget) {
-  const uint64_t peak = (memory.peak + kBudgetStep - 1) / kBudgetStep * kBudgetStep;
-  return std::max(std::min(peak, budget), memory.smallest);
+// What must be free for a plan that uses `peak` of `limit`. Rounded up its peak is enough: every
+// faster way to spend memory did not fit into `limit`, so the plan in less is the same.
+uint64_t NeededMemory(uint64_t peak, uint64_t limit) {
+  const uint64_t rounded = (peak + kBudgetStep - 1) / kBudgetStep * kBudgetStep;
+  return std::max(std::min(rounded, limit), peak);
 }
 
 // Everything that is read, weights first, then the files that travel along.
@@ -100,7 +99,7 @@ class Relay {
     out.bytes_done = progress.bytes_done;
     out.bytes_total = progress.bytes_total;
     out.bytes_resumed = progress.bytes_resumed;
-    SetRate(clock_(), &out);
+    rate_.Measure(clock_(), &out);
     observer_.progress(out);
   }
 
@@ -121,36 +120,16 @@ class Relay {
   }
 
  private:
-  struct Sample {
-    absl::Time time;
-    uint64_t bytes = 0;
-  };
-
   void TellWarning(const std::string& warning) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!told_.insert(warning).second || observer_.warning == nullptr) return;
     observer_.warning(warning);
-  }
-
-  // What this run did within the window; the work of earlier runs is no measure of speed.
-  void SetRate(absl::Time now, JobProgress* progress) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const uint64_t bytes = progress->bytes_done - progress->bytes_resumed;
-    if (!samples_.empty() && bytes < samples_.back().bytes) samples_.clear();
-    samples_.push_back({now, bytes});
-    while (samples_.size() > 2 && samples_[1].time <= now - kRateWindow) samples_.pop_front();
-    const Sample& first = samples_.front();
-    const double seconds = absl::ToDoubleSeconds(now - first.time);
-    if (!(seconds > 0)) return;
-    progress->bytes_per_second = static_cast<double>(bytes - first.bytes) / seconds;
-    if (progress->bytes_per_second <= 0) return;
-    const uint64_t left = progress->bytes_total - progress->bytes_done;
-    progress->time_left = absl::Seconds(static_cast<double>(left) / progress->bytes_per_second);
   }
 
   const JobObserver& observer_;
   const Clock clock_;
   Mutex mutex_;
   std::set<std::string> told_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Sample> samples_ ABSL_GUARDED_BY(mutex_);
+  RateMeter rate_ ABSL_GUARDED_BY(mutex_);
 };
 
 JobResult ResultOf(RunResult run) {
@@ -209,15 +188,14 @@ absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptio
         host == 0 ? options_.default_memory_budget : std::min(options_.default_memory_budget, host);
   }
   ASSIGN_OR_RETURN(const auto plan, MakeMergePlan(spec, options, call, diagnostics));
-  const uint64_t needed = NeededMemory(plan->memory, options.memory_budget);
-  if (host > 0 && needed > host) {
+  const uint64_t peak = std::max(plan->memory.peak, plan->memory.smallest);
+  if (host > 0 && peak > host) {
     const absl::Status status = MakeError(
         Reason::kBudgetTooSmall,
         absl::StrCat("within its memory budget of ", FormatBytes(options.memory_budget),
-                     " this job uses ", FormatBytes(needed), ", but the server has ",
+                     " this job uses ", FormatBytes(peak), ", but the server has ",
                      FormatBytes(host), " for all jobs; give the job a memory budget of at most ",
-                     FormatBytes(host), " (this plan works from ",
-                     FormatBytes(plan->memory.smallest), " on)"));
+                     host, " bytes (this plan works from ", plan->memory.smallest, " bytes on)"));
     diagnostics->Add(status);
     return status;
   }
@@ -237,7 +215,8 @@ absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptio
   out.tensor_count = plan->tensors.size();
   out.bytes_total = plan->total_bytes();
   out.output_bytes = plan->output_bytes;
-  out.memory_budget = needed;
+  out.memory_budget =
+      NeededMemory(peak, host == 0 ? options.memory_budget : std::min(options.memory_budget, host));
   out.memory_peak = plan->memory.peak;
   out.memory_smallest = plan->memory.smallest;
   out.inputs = InputsOf(*plan);

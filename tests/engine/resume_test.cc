@@ -1,5 +1,6 @@
 // Whatever operation fails: a transient fault keeps finished work and the same plan completes it, a
 // permanent one leaves nothing, and no model is to be seen before it is complete.
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <limits>
@@ -14,6 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using Files = std::map<std::string, std::string>;
+
+// Every error after which another attempt may succeed, or that nobody classified.
+constexpr std::array<Reason, 5> kTransient = {Reason::kStorageUnavailable, Reason::kInternal,
+                                              Reason::kServerUnavailable, Reason::kLeaseLost,
+                                              Reason::kDeadlineExceeded};
 
 // Small tensors in three shards, one of them with integers, and files that travel along.
 TestModel SmallBase(std::mt19937_64& random) {
@@ -86,7 +92,8 @@ TEST_P(ResumeTest, TransientFaultAtEveryOperation) {
   int failed = 0, resumed = 0;
   for (int64_t n = 0; n < operations_; ++n) {
     Prepare();
-    NthFault fault(local_.get(), n, Reason::kStorageUnavailable, GetParam().after_effect);
+    const Reason reason = kTransient[n % kTransient.size()];
+    NthFault fault(local_.get(), n, reason, GetParam().after_effect);
     const absl::StatusOr<RunResult> first = TryRun(recipe_, fault.storage(), {}, options_);
     SCOPED_TRACE(fault.what());
     ASSERT_TRUE(fault.fired());
@@ -95,7 +102,7 @@ TEST_P(ResumeTest, TransientFaultAtEveryOperation) {
       continue;
     }
     ++failed;
-    EXPECT_EQ(ReasonOf(first.status()), Reason::kStorageUnavailable);
+    EXPECT_EQ(ReasonOf(first.status()), reason);
     ExpectNothingOrAll();
     const absl::StatusOr<RunResult> second = TryRun(recipe_, storage_, {}, options_);
     ASSERT_THAT(second, IsOk());
