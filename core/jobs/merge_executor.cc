@@ -10,7 +10,6 @@
 #include "core/base/mutex.h"
 #include "core/engine/engine.h"
 #include "core/engine/plan.h"
-#include "core/jobs/rate_meter.h"
 #include "core/recipe/recipe.h"
 
 namespace orthomerge {
@@ -85,21 +84,18 @@ absl::Status CompareInputs(const std::vector<JobPlan::Input>& then,
 // Passes on what a run tells, from one thread at a time.
 class Relay {
  public:
-  Relay(const Job& job, const JobObserver& observer, Clock clock)
-      : observer_(observer),
-        clock_(std::move(clock)),
-        told_(job.plan.warnings.begin(), job.plan.warnings.end()) {}
+  Relay(const Job& job, const JobObserver& observer)
+      : observer_(observer), told_(job.plan.warnings.begin(), job.plan.warnings.end()) {}
 
   void Tell(const Progress& progress) {
     const MutexLock lock(&mutex_);
     for (const std::string& warning : progress.warnings) TellWarning(warning);
     if (observer_.progress == nullptr) return;
-    JobProgress out;
+    JobProgress out;  // how fast it goes is measured by the worker
     out.stage = progress.stage;
     out.bytes_done = progress.bytes_done;
     out.bytes_total = progress.bytes_total;
     out.bytes_resumed = progress.bytes_resumed;
-    rate_.Measure(clock_(), &out);
     observer_.progress(out);
   }
 
@@ -126,10 +122,8 @@ class Relay {
   }
 
   const JobObserver& observer_;
-  const Clock clock_;
   Mutex mutex_;
   std::set<std::string> told_ ABSL_GUARDED_BY(mutex_);
-  RateMeter rate_ ABSL_GUARDED_BY(mutex_);
 };
 
 JobResult ResultOf(RunResult run) {
@@ -240,7 +234,7 @@ absl::StatusOr<JobResult> MergeExecutor::Run(const Job& job, const ExecutionOpti
                      "version or another kind of processor than the one that took the job; submit "
                      "it again");
   }
-  Relay relay(job, observer, options_.clock);
+  Relay relay(job, observer);
   RunObserver run_observer;
   run_observer.progress = [&](const Progress& progress) { relay.Tell(progress); };
   run_observer.metrics = [&](const std::vector<MetricSeries>& metrics) { relay.Tell(metrics); };

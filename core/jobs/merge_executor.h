@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "core/base/bytes.h"
-#include "core/base/clock.h"
 #include "core/checkpoint/header_cache.h"
 #include "core/jobs/executor.h"
 #include "core/storage/storage.h"
@@ -18,7 +17,6 @@ struct MergeExecutorOptions {
   uint64_t default_memory_budget = 2 * kGiB;  // of jobs that name none
   uint64_t host_memory_budget = 0;            // of all jobs of a host together; 0: unlimited
   uint64_t header_cache_bytes = 64 * kMiB;
-  Clock clock = RealClock();
 };
 
 // Thread-safe. A job that names no device runs on the CPU: its plan, made before a worker is known,

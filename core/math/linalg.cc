@@ -17,8 +17,10 @@ constexpr char kModule[] = "liborthomerge_dense.so";
 
 absl::StatusOr<const DenseModule*> Load() {
   // One BLAS thread per matrix, in parallel over matrices: results must not depend on threads.
+  // Not written where they are right already: other threads may be reading the environment.
   for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}) {
-    setenv(name, "1", /*overwrite=*/1);
+    const char* value = getenv(name);
+    if (value == nullptr || std::string(value) != "1") setenv(name, "1", /*overwrite=*/1);
   }
   std::error_code error;
   const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);

@@ -182,5 +182,23 @@ TEST(AwdSolver, CosinesAfterAreThoseOfTheDisentangledVectors) {
   EXPECT_NEAR(p[1], kGram[1] - g0 - g1 + q, 1e-15);
 }
 
+TEST(AwdSolver, TheTraceGoesFromTheFirstToTheLastStep) {
+  for (const int64_t iters : {0, 1, 299, 300, 301, 599, 10'000}) {
+    const AwdSolution solution = SolveAwd(kGram, 3, {0.1, 0.01, iters}, /*keep_trace=*/true);
+    ASSERT_EQ(static_cast<int64_t>(solution.trace.size()), TracedSteps(iters)) << iters;
+    EXPECT_EQ(TracedSteps(iters), std::min<int64_t>(iters + 1, 301));
+    EXPECT_EQ(solution.trace.front().orthogonality, solution.first.orthogonality);
+    EXPECT_EQ(solution.trace.back().orthogonality, solution.last.orthogonality);
+    EXPECT_EQ(solution.trace.back().norm, solution.last.norm);
+    EXPECT_EQ(TracedStep(0, iters), 0);
+    EXPECT_EQ(TracedStep(TracedSteps(iters) - 1, iters), iters);
+    for (int64_t n = 1; n < TracedSteps(iters); ++n) {
+      EXPECT_LT(TracedStep(n - 1, iters), TracedStep(n, iters));
+    }
+    // Tracing changes nothing.
+    EXPECT_EQ(solution.c, SolveAwd(kGram, 3, {0.1, 0.01, iters}).c);
+  }
+}
+
 }  // namespace
 }  // namespace orthomerge
