@@ -184,7 +184,7 @@ absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
   if (output.scheme == Uri::Scheme::kFile) {
     for (const std::string& area : areas) {
       // Held: another merge is writing to this output right now.
-      const auto lock = LocalLock::Acquire(output.Sibling(area).Child("lock").key);
+      const auto lock = LockWorkArea(storage, output.Sibling(area));
       if (!lock.ok()) return lock.status();
     }
   }

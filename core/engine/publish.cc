@@ -193,16 +193,18 @@ absl::Status Publisher::Publish(const std::vector<std::vector<std::string>>& tag
   RETURN_IF_ERROR(publish_files(/*root=*/true));
   if (!plan_.index.empty()) RETURN_IF_ERROR(PublishBlob({plan_.commit_name(), plan_.index}));
   if (state_ != OutputState::kAbsent) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const LocalPlace from, storage_.PlaceOf(root_));
+  ASSIGN_OR_RETURN(const LocalPlace to, storage_.PlaceOf(output_));
   // A killed run may have left half-written small files, which must not move along.
   std::error_code error;
   std::vector<std::filesystem::path> debris;
-  for (std::filesystem::recursive_directory_iterator it(root_.key, error), end; !error && it != end;
-       it.increment(error)) {
+  for (std::filesystem::recursive_directory_iterator it(from.path(), error), end;
+       !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (absl::StartsWith(name, ".") && absl::EndsWith(name, ".upload")) debris.push_back(*it);
   }
   for (const std::filesystem::path& path : debris) std::filesystem::remove(path, error);
-  return RenameNoReplace(root_.key, output_.key);
+  return to.Explain(from.Explain(RenameNoReplace(from.path(), to.path())));
 }
 
 absl::Status Publisher::Discard() {

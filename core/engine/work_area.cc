@@ -5,7 +5,6 @@
 #include "absl/strings/strip.h"
 #include "core/base/bytes.h"
 #include "core/base/digest.h"
-#include "core/storage/posix.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -54,6 +53,13 @@ absl::StatusOr<std::vector<std::string>> WorkAreasOf(ObjectStore& store, const U
   return store.ListNames(output.Parent(), WorkAreaName(output, ""), call);
 }
 
+absl::StatusOr<LocalLock> LockWorkArea(Storage& storage, const Uri& folder, bool make_folders) {
+  ASSIGN_OR_RETURN(const LocalPlace place, storage.PlaceOf(folder.Child("lock"), make_folders));
+  absl::StatusOr<LocalLock> lock = LocalLock::Acquire(place.path());
+  if (!lock.ok()) return place.Explain(lock.status());
+  return lock;
+}
+
 absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const Uri& output,
                                                          const std::string& digest,
                                                          const CallOptions& call) {
@@ -61,8 +67,7 @@ absl::StatusOr<std::unique_ptr<WorkArea>> WorkArea::Open(Storage& storage, const
   const Uri folder = output.Sibling(WorkAreaName(output, digest));
   std::unique_ptr<WorkArea> area(new WorkArea(store, folder, call));
   if (folder.scheme == Uri::Scheme::kFile) {
-    RETURN_IF_ERROR(MakeFolders(folder.key));
-    ASSIGN_OR_RETURN(LocalLock lock, LocalLock::Acquire(folder.Child("lock").key));
+    ASSIGN_OR_RETURN(LocalLock lock, LockWorkArea(storage, folder, /*make_folders=*/true));
     area->lock_.emplace(std::move(lock));
   }
   ASSIGN_OR_RETURN(const std::vector<ListEntry> entries, store->List(folder, call));
@@ -165,7 +170,7 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
                             const CallOptions& call) {
   std::optional<LocalLock> lock;
   if (folder.scheme == Uri::Scheme::kFile) {
-    ASSIGN_OR_RETURN(LocalLock held, LocalLock::Acquire(folder.Child("lock").key));
+    ASSIGN_OR_RETURN(LocalLock held, LockWorkArea(storage, folder));
     lock.emplace(std::move(held));
   }
   ASSIGN_OR_RETURN(const std::vector<UploadRecord> records, RecordsIn(store, folder, call));

@@ -52,6 +52,10 @@ class WorkArea {
   std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // known to exist
 };
 
+// Locks a local work area (kPlanRunning); with `make_folders` it is made where it is missing.
+absl::StatusOr<LocalLock> LockWorkArea(Storage& storage, const Uri& folder,
+                                       bool make_folders = false);
+
 // The work areas beside `output`, of any plan: their folders' names.
 absl::StatusOr<std::vector<std::string>> WorkAreasOf(ObjectStore& store, const Uri& output,
                                                      const CallOptions& call);

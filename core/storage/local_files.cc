@@ -28,9 +28,9 @@ absl::Status AlreadyThere(const std::string& to) {
 }
 
 int OpenForLock(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0666);
   if (fd >= 0 || errno != EISDIR) return fd;
-  return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "core/base/status.h"
 
 namespace orthomerge {
@@ -102,9 +102,17 @@ LocalPlace::LocalPlace(UniqueFd fd, std::string shown, const std::string& name)
 
 absl::Status LocalPlace::Explain(const absl::Status& status) const {
   if (status.ok() || fd_.get() < 0) return status;
-  return MakeError(
-      ReasonOf(status),
-      absl::StrReplaceAll(status.message(), {{link_ + "/", shown_ + "/"}, {link_, shown_}}));
+  std::string message(status.message());
+  for (size_t at = 0; (at = message.find(link_, at)) != std::string::npos;) {
+    const size_t end = at + link_.size();
+    if (end < message.size() && absl::ascii_isdigit(static_cast<unsigned char>(message[end]))) {
+      at = end;  // another descriptor
+      continue;
+    }
+    message.replace(at, link_.size(), shown_);
+    at += shown_.size();
+  }
+  return MakeError(ReasonOf(status), message);
 }
 
 absl::Status LocalRoots::OpenAll(const std::vector<Uri>& uris, std::vector<Root>* roots) {

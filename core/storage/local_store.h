@@ -21,7 +21,8 @@ std::unique_ptr<ObjectStore> MakeLocalStore(std::shared_ptr<const LocalRoots> ro
 // An exclusive advisory lock on a local file, held until destruction or the end of the process.
 class LocalLock {
  public:
-  // kPlanRunning when another process (or another LocalLock here) holds it.
+  // A symbolic link is not followed. kPlanRunning when another process (or another LocalLock here)
+  // holds it.
   static absl::StatusOr<LocalLock> Acquire(const std::string& path);
   LocalLock(LocalLock&& other) noexcept;
   LocalLock& operator=(LocalLock&& other) noexcept;

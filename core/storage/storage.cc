@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/storage/local_store.h"
+#include "core/storage/posix.h"
 
 namespace orthomerge {
 namespace {
@@ -92,6 +93,13 @@ absl::StatusOr<ObjectStore*> Storage::For(const Uri& uri, StorageAccess access) 
     RETURN_IF_ERROR(roots_->CheckFolders(uri.key));
   }
   return file_.front;
+}
+
+absl::StatusOr<LocalPlace> Storage::PlaceOf(const Uri& uri, bool make_folders) {
+  RETURN_IF_ERROR(policy().Check(uri, StorageAccess::kWrite));
+  if (roots_ != nullptr) return roots_->Enter(uri.key, make_folders);
+  if (make_folders) RETURN_IF_ERROR(MakeFolders(uri.Parent().key));
+  return LocalPlace(uri.key);
 }
 
 absl::StatusOr<ObjectStore*> Storage::S3For(const Uri& uri) {

@@ -46,9 +46,12 @@ class Storage {
   ~Storage();
 
   // The store for `uri` and what is below it, and for its siblings where they are open as well.
-  // Whoever writes says so here, before any call on paths (LocalLock, MakeFolders): then the
-  // folders above `uri` have been found to be beneath a root. kUriNotAllowed outside the policy.
+  // kUriNotAllowed outside the policy.
   absl::StatusOr<ObjectStore*> For(const Uri& uri, StorageAccess access);
+
+  // A local name to be written, for calls on paths (LocalLock, RenameNoReplace). With
+  // `make_folders` the folders above it are made.
+  absl::StatusOr<LocalPlace> PlaceOf(const Uri& uri, bool make_folders = false);
 
   const AccessPolicy& policy() const { return options_.policy; }
 

@@ -8,11 +8,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <thread>
 
-#include "core/storage/local_store.h"
+#include "absl/time/clock.h"
 #include "core/storage/storage.h"
 #include "tests/storage/test_support.h"
 

@@ -1,8 +1,6 @@
 // Which endpoint and which keys a bucket is reached with.
 #include <fstream>
-#include <map>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/storage/storage.h"
 #include "tests/storage/environment.h"

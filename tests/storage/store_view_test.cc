@@ -1,6 +1,7 @@
 #include "core/storage/store_view.h"
 
-#include <map>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/mutex.h"
