@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/engine/stream.h"
 #include "core/math/linalg.h"
 #include "nlohmann/json.hpp"
 
@@ -16,6 +17,8 @@ namespace {
 
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
 constexpr int kPlanVersion = 1;
+
+constexpr size_t kOpenThreads = 8;
 
 int CpuCount() {
   cpu_set_t set;
@@ -26,26 +29,61 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
+// One input while it is opened.
+struct Opening {
+  Uri uri;
+  std::string field;
+  SourceLocation location;
+  absl::StatusOr<Checkpoint> checkpoint = absl::UnknownError("not opened");
+  Diagnostics diagnostics = {};
+};
+
+// In the order of the recipe, findings too; remote inputs are asked side by side.
 absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
                                                    HeaderCache* header_cache,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics) {
-  std::vector<Checkpoint> checkpoints;
-  const auto open = [&](const Uri& uri, const std::string& name, const std::string& field,
-                        const SourceLocation& location) {
-    absl::StatusOr<Checkpoint> checkpoint =
-        Checkpoint::Open(storage, uri, call, diagnostics, header_cache);
+  std::vector<Opening> openings;
+  bool remote = false;
+  const auto add = [&](const Uri& uri, const std::string& name, const std::string& field,
+                       const SourceLocation& location) {
     plan->origins.push_back(name);
-    if (!checkpoint.ok()) {
-      diagnostics->Add(checkpoint.status(), field, location);
-      return;
-    }
-    checkpoints.push_back(*std::move(checkpoint));
+    openings.push_back({.uri = uri, .field = field, .location = location});
+    remote = remote || IsRemote(uri);
   };
-  if (recipe.base.has_value()) open(*recipe.base, "base", "base", {});
+  if (recipe.base.has_value()) add(*recipe.base, "base", "base", {});
   for (size_t i = 0; i < recipe.models.size(); ++i) {
     const RecipeModel& model = recipe.models[i];
-    open(model.uri, model.name, absl::StrCat("models[", i, "]"), model.location);
+    add(model.uri, model.name, absl::StrCat("models[", i, "]"), model.location);
+  }
+  const auto open = [&](Opening* opening) {
+    const absl::Status guarded = Guarded([&] {
+      opening->checkpoint =
+          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, header_cache);
+      return absl::OkStatus();
+    });
+    if (!guarded.ok()) opening->checkpoint = guarded;
+  };
+  if (remote && openings.size() > 1) {
+    IoPool pool(static_cast<int>(std::min(kOpenThreads, openings.size())), "open");
+    for (Opening& opening : openings) pool.Submit([&open, &opening] { open(&opening); });
+  } else {
+    for (Opening& opening : openings) open(&opening);
+  }
+  std::vector<Checkpoint> checkpoints;
+  for (Opening& opening : openings) {
+    for (const Diagnostic& item : opening.diagnostics.items()) {
+      if (item.is_error) {
+        diagnostics->Error(item.reason, item.message, item.field, item.location);
+      } else {
+        diagnostics->Warning(item.message, item.field, item.location);
+      }
+    }
+    if (opening.checkpoint.ok()) {
+      checkpoints.push_back(*std::move(opening.checkpoint));
+    } else {
+      diagnostics->Add(opening.checkpoint.status(), opening.field, opening.location);
+    }
   }
   RETURN_IF_ERROR(diagnostics->ToStatus());
   return checkpoints;

@@ -115,6 +115,9 @@ TEST_P(DiscardTest, NothingIsThere) {
   EXPECT_THAT(Discard(plan->digest), IsOk());
   EXPECT_THAT(Discard(plan->digest), IsOk());
   EXPECT_THAT(Found(), testing::IsEmpty());
+  output_ = output_.Parent().Child("no/such/place");
+  EXPECT_THAT(Discard(plan->digest), IsOk());
+  EXPECT_FALSE(fs::exists(Path("no")));
 }
 
 TEST_P(DiscardTest, AnywhereInARun) {
