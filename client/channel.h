@@ -15,12 +15,12 @@ namespace orthomerge::client {
 // Empty texts are options that were not given.
 struct ConnectionOptions {
   std::string server = "127.0.0.1:50051";  // host:port, unix:PATH or any name gRPC takes
-  std::string tls_ca;                      // PEM files
-  std::string tls_cert;
-  std::string tls_key;
+  std::string tls_ca = {};                 // PEM files
+  std::string tls_cert = {};
+  std::string tls_key = {};
   bool plaintext = false;  // no TLS, although the address is not this machine's
-  std::string token;
-  std::string token_file;  // read at every call, as such files are rotated; over `token`
+  std::string token = {};
+  std::string token_file = {};  // read at every call, as such files are rotated; over `token`
 };
 
 // Whether only this machine can be behind `server`: 127.0.0.0/8, ::1, localhost, unix sockets.

@@ -100,6 +100,8 @@ int Main(const std::vector<std::string>& arguments, char** argv) {
       return Fail(format, Reason::kUsage,
                   UnknownCommand(arguments[0] == "help" ? arguments[1] : arguments[0]));
     case ClientAction::kRemote: {
+      // What goes wrong is in the errors; gRPC's own log is for those who ask for it.
+      setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
       CommandContext context = MakeContext();
       return RunRemoteCommand(context, WithoutHelpWord(arguments));
     }

@@ -44,6 +44,11 @@ int WriteTo(const std::string& path, const std::string& text) {
 }  // namespace
 
 absl::Status WriteFileAtOnce(const std::string& path, const std::string& text) {
+  struct stat info = {};
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    const int error = WriteTo(path, text);  // a pipe or device stays what it is
+    return error == 0 ? absl::OkStatus() : Fault(path, error);
+  }
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
   int error = WriteTo(temporary, text);
   if (error == 0 && rename(temporary.c_str(), path.c_str()) != 0) error = errno;
