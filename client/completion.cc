@@ -18,8 +18,8 @@ constexpr char kScript[] = R"sh(_orthomerge() {
   local spec="--out --relative-to --device --memory-budget --seed --quiet"
   local words="" commands
   remote="$remote --connect-timeout --format --help"
-  commands="run plan methods inspect clean serve submit watch get list cancel delete server-info"
-  commands="$commands version completion help"
+  commands="run plan methods inspect clean serve token submit watch get list cancel delete"
+  commands="$commands server-info version completion help"
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "$commands --help --version" -- "$word"))
@@ -28,7 +28,7 @@ constexpr char kScript[] = R"sh(_orthomerge() {
   case "$before" in
     -o|--format)
       case "$command" in
-        run|inspect|clean|version) COMPREPLY=($(compgen -W "table json" -- "$word")) ;;
+        run|inspect|clean|version|serve|token) COMPREPLY=($(compgen -W "table json" -- "$word")) ;;
         *) COMPREPLY=($(compgen -W "table json yaml" -- "$word")) ;;
       esac
       return ;;
@@ -40,6 +40,11 @@ constexpr char kScript[] = R"sh(_orthomerge() {
       return ;;
     --threads|--memory-budget|--chunk-size|--seed|--limit|--tenant|--id|--request-id) return ;;
     --label|--priority|--max-attempts|--wait-timeout|--connect-timeout|--reason) return ;;
+    --log-level) COMPREPLY=($(compgen -W "debug info warning error" -- "$word")); return ;;
+    --listen|--devices|--set) return ;;
+    --data-dir|--allow-read|--allow-write|--tls-client-ca|--ready-file)
+      COMPREPLY=($(compgen -f -- "$word"))
+      return ;;
     --out|--relative-to|--token-file|--tls-ca|--tls-cert|--tls-key|--result-file|--config)
       COMPREPLY=($(compgen -f -- "$word"))
       return ;;
@@ -49,7 +54,11 @@ constexpr char kScript[] = R"sh(_orthomerge() {
     plan) words="$merge --local --relative-to $remote" ;;
     inspect) words="--limit --format --help" ;;
     methods) words="$remote" ;;
-    clean|version) words="--format --help" ;;
+    clean|token|version) words="--format --help" ;;
+    serve)
+      words="--config --listen --data-dir --allow-read --allow-write --token-file --tls-cert"
+      words="$words --tls-key --tls-client-ca --memory-budget --devices --insecure --log-level"
+      words="$words --set --ready-file --format --help" ;;
     submit)
       words="$spec --id --request-id --label --priority --max-attempts --validate-only --wait"
       words="$words --wait-timeout --cancel-on-exit --result-file $remote" ;;

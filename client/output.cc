@@ -233,7 +233,7 @@ std::string FailureText(const CommonOptions& options, const absl::Status& status
         "without, --plaintext\n");
   }
   std::string text = report.Text();
-  if (absl::StrContains(text, "relative_to")) {
+  if (absl::StrContains(text, "relative_to") || absl::StrContains(text, "relative path")) {
     absl::StrAppend(&text,
                     "hint: --relative-to DIR names the folder, on the server's machine, that "
                     "relative paths of the recipe count from\n");
