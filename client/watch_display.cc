@@ -25,7 +25,7 @@ ProgressSample SampleOf(const v1::MergeJobProgress& progress) {
   sample.bytes_done = static_cast<uint64_t>(std::max<int64_t>(0, progress.bytes_done()));
   sample.bytes_total = static_cast<uint64_t>(std::max<int64_t>(0, progress.bytes_total()));
   sample.bytes_resumed = static_cast<uint64_t>(std::max<int64_t>(0, progress.bytes_resumed()));
-  sample.bytes_per_second = progress.bytes_per_second();
+  if (progress.bytes_per_second() > 0) sample.bytes_per_second = progress.bytes_per_second();
   return sample;
 }
 
