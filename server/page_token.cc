@@ -46,12 +46,16 @@ absl::StatusOr<std::string> ReadPageToken(const std::string& token, const std::s
       !json.contains("arguments") || !json["arguments"].is_string()) {
     return garbage;
   }
-  if (json["arguments"].get<std::string>() != arguments) {
+  const std::string cursor = json["cursor"];
+  const std::string made_for = json["arguments"];
+  if (MakePageToken(cursor, made_for) != token)
+    return garbage;  // JSON allows for more than one form
+  if (made_for != arguments) {
     return MakeError(Reason::kInvalidPageToken,
                      "the token belongs to a list with another parent, filter or order_by; repeat "
                      "those of the page that gave it, or send no token to begin again");
   }
-  return json["cursor"].get<std::string>();
+  return cursor;
 }
 
 std::string MakeResumeToken(const JobKey& key, int64_t sequence) {
