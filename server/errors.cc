@@ -109,6 +109,13 @@ std::string UriOfField(const v1::MergeJobSpec& spec, const std::string& field) {
   return spec.recipe().models(model->index).uri();
 }
 
+// Whether another request could do better, as opposed to another time or another server.
+bool IsOfRequest(grpc::StatusCode code) {
+  return code == grpc::StatusCode::INVALID_ARGUMENT ||
+         code == grpc::StatusCode::FAILED_PRECONDITION ||
+         code == grpc::StatusCode::ALREADY_EXISTS || code == grpc::StatusCode::PERMISSION_DENIED;
+}
+
 std::string RequestField(const Diagnostic& diagnostic, const std::string& spec_field,
                          const v1::MergeJobSpec& spec) {
   if (spec.has_recipe()) {
@@ -237,7 +244,7 @@ CallError PlanningError(const absl::Status& status, const Diagnostics& diagnosti
   // nothing through diagnostics.
   if (reason == Reason::kInternal || first == faults.end()) return MakeCallError(status, context);
 
-  CallError error = Start(reason, "", context);
+  CallError error = Start(reason, ToUtf8((*first)->message), context);
   const std::string field = RequestField(**first, spec_field, spec);
   error.message = absl::StrCat(field, ": ", Describe(**first, spec));
   if (faults.size() > 1) absl::StrAppend(&error.message, " (and ", faults.size() - 1, " more)");
@@ -253,7 +260,8 @@ CallError PlanningError(const absl::Status& status, const Diagnostics& diagnosti
       if (subject.empty()) subject = RequestField(*fault, spec_field, spec);
       AddMetadata("uri", subject, &error);
       error.preconditions.push_back({type, std::move(subject), description});
-    } else if (CodeOf(fault->reason) == grpc::StatusCode::INVALID_ARGUMENT || faults.size() > 1) {
+    } else if (faults.size() > 1 ? IsOfRequest(CodeOf(fault->reason))
+                                 : error.code == grpc::StatusCode::INVALID_ARGUMENT) {
       error.violations.push_back(
           {RequestField(*fault, spec_field, spec), fault->reason, description});
     }

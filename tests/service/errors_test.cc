@@ -174,6 +174,33 @@ TEST(PlanningErrorTest, WhoHasNoAccessLearnsNothingElse) {
   EXPECT_EQ(failure.precondition.violations_size(), 0);
 }
 
+TEST(PlanningErrorTest, AnOutputThatExistsIsAResource) {
+  Diagnostics diagnostics;
+  diagnostics.Error(Reason::kOutputExists, "s3://out/there: holds a model already", "output.uri");
+  v1::MergeJobSpec spec;
+  spec.mutable_document()->set_text("method: awd");  // the output stands in the document
+  const Failure failure =
+      Decode(ToGrpcStatus(PlanningError(diagnostics.ToStatus(), diagnostics, "spec", spec, {})));
+  EXPECT_EQ(failure.code, StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(failure.resource.resource_name(), "s3://out/there");
+  EXPECT_EQ(failure.info.metadata().at("uri"), "s3://out/there");
+  EXPECT_THAT(failure.faults(), IsEmpty());
+}
+
+TEST(PlanningErrorTest, WhatPassesIsNoFaultOfTheRequest) {
+  Diagnostics diagnostics;
+  diagnostics.Error(Reason::kStorageUnavailable, "s3://inputs/one: no answer", "models[0]");
+  diagnostics.Error(Reason::kInternal, "/secret/path", "models[1]");
+  diagnostics.Error(Reason::kUnknownKey, "unknown", "modles");
+  const google::rpc::Status status =
+      ToStatusProto(PlanningError(diagnostics.ToStatus(), diagnostics, "spec", TypedSpec(), {}));
+  const Failure failure = Decode(status);
+  EXPECT_EQ(failure.code, StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(failure.has_retry);
+  EXPECT_THAT(failure.faults(), ElementsAre("spec.recipe.modles UNKNOWN_KEY"));
+  EXPECT_THAT(status.DebugString(), Not(HasSubstr("secret")));
+}
+
 TEST(PlanningErrorTest, OtherErrorsStayWhatTheyAre) {
   Diagnostics diagnostics;
   const Failure failure = Decode(ToGrpcStatus(
