@@ -78,10 +78,13 @@ absl::Status QueueAgain(JobRows& rows, JobRow& row, absl::Time run_at, int losse
   return rows.SetState(row, {JobState::kQueued, error, {}});
 }
 
+// The statements name their indexes: without statistics SQLite would take a worse one.
 absl::StatusOr<std::optional<JobRow>> NextToClean(JobRows& rows) {
-  ASSIGN_OR_RETURN(SqliteQuery query,
-                   rows.database().Prepare("SELECT number FROM job WHERE state = 'CANCELLING' AND "
-                                           "lease_expires <= ? ORDER BY lease_expires LIMIT 1"));
+  ASSIGN_OR_RETURN(
+      SqliteQuery query,
+      rows.database().Prepare(
+          "SELECT number FROM job INDEXED BY job_leased WHERE state = 'CANCELLING' AND "
+          "lease_expires <= ? ORDER BY lease_expires LIMIT 1"));
   ASSIGN_OR_RETURN(const bool found, query.Bind(rows.now()).Step());
   if (!found) return std::optional<JobRow>();
   ASSIGN_OR_RETURN(JobRow row, rows.FindNumber(query.Int(0)));
@@ -91,7 +94,8 @@ absl::StatusOr<std::optional<JobRow>> NextToClean(JobRows& rows) {
 absl::StatusOr<std::optional<JobRow>> NextToRun(JobRows& rows, const ClaimRequest& request) {
   ASSIGN_OR_RETURN(
       SqliteQuery query,
-      rows.database().Prepare("SELECT number FROM job WHERE state = 'QUEUED' AND run_at <= ? AND "
+      rows.database().Prepare("SELECT number FROM job INDEXED BY job_claimable WHERE state = "
+                              "'QUEUED' AND run_at <= ? AND "
                               "memory_budget <= ? AND device IN (SELECT value FROM json_each(?)) "
                               "ORDER BY priority DESC, number LIMIT 1"));
   const int64_t memory = static_cast<int64_t>(
@@ -245,8 +249,9 @@ absl::StatusOr<int> SqliteStore::ReapWhere(const ReapPolicy& policy, bool all) {
     std::vector<int64_t> numbers;
     {
       ASSIGN_OR_RETURN(SqliteQuery query,
-                       rows.database().Prepare("SELECT number FROM job WHERE lease_expires <= ? "
-                                               "AND lease_id IS NOT NULL ORDER BY number"));
+                       rows.database().Prepare(
+                           "SELECT number FROM job INDEXED BY job_leased WHERE lease_expires <= ? "
+                           "AND lease_id IS NOT NULL ORDER BY lease_expires"));
       query.Bind(all ? absl::InfiniteFuture() : rows.now());
       while (true) {
         ASSIGN_OR_RETURN(const bool found, query.Step());

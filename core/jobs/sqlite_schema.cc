@@ -48,10 +48,11 @@ CREATE TABLE job (
 CREATE INDEX job_page ON job (tenant, create_time, id, state, method, priority);
 CREATE INDEX job_state ON job (tenant, state, create_time, id);
 -- Holds all that a claim asks, so that jobs that fit no free worker cost little.
-CREATE INDEX job_claimable ON job (priority DESC, number, run_at, device, memory_budget, create_time)
+CREATE INDEX job_claimable ON job (priority DESC, number, run_at, device, memory_budget, create_time,
+  state)
   WHERE state = 'QUEUED';
 CREATE INDEX job_leased ON job (lease_expires, state, lease_id) WHERE lease_expires IS NOT NULL;
-CREATE INDEX job_unfinished ON job (state) WHERE end_time IS NULL;
+CREATE INDEX job_unfinished ON job (end_time) WHERE end_time IS NULL;
 CREATE INDEX job_count ON job (state);
 
 CREATE TABLE job_document (

@@ -110,7 +110,8 @@ absl::StatusOr<PagePosition> ParsePageToken(const JobQuery& query) {
     const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits(':', 2));
     // Encoded again it must be the same: one position has one token.
     if (parts.size() == 3 && absl::SimpleAtoi(parts[1], &position.create_time) &&
-        !parts[2].empty() && PageToken(query, position.create_time, parts[2]) == query.after) {
+        !parts[2].empty() && parts[2].find('\0') == std::string::npos &&
+        PageToken(query, position.create_time, parts[2]) == query.after) {
       position.id = parts[2];
       return position;
     }
@@ -175,7 +176,8 @@ absl::StatusOr<CreatedJob> SqliteStore::Create(const NewJob& job, int64_t max_qu
     if (ReasonOf(same.status()) != Reason::kJobNotFound) return same.status();
     {
       ASSIGN_OR_RETURN(SqliteQuery query,
-                       database.Prepare("SELECT count(*) FROM job WHERE end_time IS NULL"));
+                       database.Prepare("SELECT count(*) FROM job INDEXED BY job_unfinished "
+                                        "WHERE end_time IS NULL"));
       RETURN_IF_ERROR(query.Step().status());
       if (query.Int(0) >= max_queued) {
         return MakeError(Reason::kQueueFull,
@@ -381,9 +383,10 @@ absl::StatusOr<JobCounts> SqliteStore::Counts() {
         if (const auto state = ParseJobState(query.Text(0))) counts.states[*state] = query.Int(1);
       }
     }
-    ASSIGN_OR_RETURN(SqliteQuery query,
-                     rows.database().Prepare("SELECT min(create_time) FROM job "
-                                             "WHERE state = 'QUEUED' AND run_at <= ?"));
+    ASSIGN_OR_RETURN(
+        SqliteQuery query,
+        rows.database().Prepare("SELECT min(create_time) FROM job INDEXED BY job_claimable "
+                                "WHERE state = 'QUEUED' AND run_at <= ?"));
     RETURN_IF_ERROR(query.Bind(rows.now()).Step().status());
     counts.oldest_queued = query.OptionalTime(0);
     return counts;

@@ -1,0 +1,198 @@
+// Who gets which job, and what becomes of leases whose holder is silent.
+#include <gmock/gmock.h>
+
+#include "tests/jobs/store_fixture.h"
+
+namespace orthomerge {
+namespace {
+
+using testing::ElementsAre;
+using enum JobState;
+
+class StoreLease : public StoreTest {
+ protected:
+  // Of the jobs claimed one after the other, until there is none.
+  std::vector<std::string> ClaimAll(const ClaimRequest& request) {
+    std::vector<std::string> ids;
+    while (const auto claimed = Claim(request)) ids.push_back(claimed->job.key.id);
+    return ids;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Stores, StoreLease, testing::ValuesIn(StoreKinds()), KindName);
+
+TEST_P(StoreLease, PriorityThenAge) {
+  Create("z-first");
+  Create("low", -5);
+  Create("high", 5);
+  Create("a-last");
+  EXPECT_THAT(ClaimAll(AnyJob()), ElementsAre("high", "z-first", "a-last", "low"));
+}
+
+TEST_P(StoreLease, OnlyJobsForTheDevice) {
+  for (const char* device : {"cuda:1", "cuda", "cpu", ""}) {
+    NewJob job = MakeJob(std::string("on-") + device);
+    job.spec.device = device;
+    if (*device == '\0') job.key.id = "on-any";
+    Create(job);
+  }
+  ClaimRequest request = AnyJob();
+  request.devices = {"", "cuda", "cuda:0"};
+  EXPECT_THAT(ClaimAll(request), ElementsAre("on-cuda", "on-any"));
+  request.devices = {"", "cpu", "x\"] or \xff"};
+  EXPECT_THAT(ClaimAll(request), ElementsAre("on-cpu"));
+}
+
+TEST_P(StoreLease, LargeJobsDoNotBlockSmallOnes) {
+  for (const uint64_t memory : {uint64_t{1000}, uint64_t{100}, ~uint64_t{0}, uint64_t{99}}) {
+    NewJob job = MakeJob("needs-" + std::to_string(memory), memory > 500 ? 10 : 0);
+    job.plan.memory_budget = memory;
+    Create(job);
+  }
+  ClaimRequest request = AnyJob();
+  request.free_memory = 100;
+  EXPECT_THAT(ClaimAll(request), ElementsAre("needs-100", "needs-99"));
+}
+
+TEST_P(StoreLease, ALostLeaseChangesNothing) {
+  const Lease lost = Run("a");
+  Advance(absl::Seconds(29));
+  EXPECT_EQ(*store_->Reap({}), 0);
+  ASSERT_TRUE(store_->Renew(lost, absl::Seconds(30), {}).ok());
+  Advance(absl::Seconds(29));
+  EXPECT_EQ(*store_->Reap({}), 0);
+  Advance(absl::Seconds(1));
+  EXPECT_EQ(*store_->Reap({}), 1);
+  Reopen();
+  EXPECT_EQ(StateOf("a"), kQueued);
+  // Before and after another worker took it, and with a right half of the fence.
+  Advance(absl::Minutes(11));
+  const std::vector<JobEvent> before = Events("a");
+  const auto refuse_all = [&](const Lease& lease) {
+    const Job job = Get("a");
+    EXPECT_EQ(ReasonText(store_->Renew(lease, absl::Seconds(1), MakeProgress("x", 1))),
+              "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->AddWarning(lease, "w")), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->AddMetrics(lease, {"m", {}})), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->StartPublishing(lease)), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->Succeed(lease, MakeResult())), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->Fail(lease, {}, {})), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->Fail(lease, {}, absl::Seconds(1))), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->FinishCancel(lease)), "LEASE_LOST");
+    EXPECT_EQ(ReasonText(store_->Release(lease)), "LEASE_LOST");
+    const Job after = Get("a");
+    EXPECT_EQ(after.version, job.version);
+    EXPECT_EQ(after.sequence, job.sequence);
+    EXPECT_EQ(after.progress, job.progress);
+    EXPECT_EQ(after.attempts, job.attempts);
+  };
+  refuse_all(lost);
+  const Lease held = Claim()->lease;
+  refuse_all(lost);
+  refuse_all({held.key, held.attempt, lost.lease_id});
+  refuse_all({held.key, lost.attempt, held.lease_id});
+  refuse_all({{"team", "nobody"}, held.attempt, held.lease_id});
+  refuse_all({held.key, held.attempt, ""});
+  EXPECT_EQ(ReasonText(store_->FinishCancel(held)), "LEASE_LOST") << "nobody asked for a cancel";
+  EXPECT_EQ(StateOf("a"), kRunning);
+  ASSERT_TRUE(store_->Succeed(held, MakeResult()).ok());
+  refuse_all(held);
+}
+
+TEST_P(StoreLease, ReapTellsWhyAndWaitsLongerEachTime) {
+  Create("a");
+  absl::Duration limit = absl::Seconds(5);
+  for (int loss = 1; loss <= 4; ++loss) {
+    ASSERT_TRUE(Claim().has_value());
+    Advance(absl::Seconds(30));
+    ASSERT_EQ(*store_->Reap({}), 1);
+    const Job job = Get("a");
+    EXPECT_EQ(job.state, kQueued);
+    ASSERT_TRUE(job.error.has_value());
+    EXPECT_EQ(job.error->reason, Reason::kWorkerLost);
+    EXPECT_TRUE(job.error->retryable);
+    EXPECT_EQ(std::get<StateChanged>(Events("a").back().what).error, job.error);
+    EXPECT_EQ(job.attempts.back().outcome, JobAttempt::Outcome::kLost);
+    EXPECT_EQ(job.attempts.back().end, now());
+    EXPECT_FALSE(Claim().has_value());
+    Advance(limit);
+    limit *= 2;
+  }
+  ASSERT_TRUE(Claim().has_value());
+  Advance(absl::Seconds(30));
+  ASSERT_EQ(*store_->Reap({}), 1);
+  const Job job = Get("a");
+  EXPECT_EQ(job.state, kFailed);
+  EXPECT_EQ(job.error->reason, Reason::kWorkerLost);
+  EXPECT_FALSE(job.error->retryable);
+  EXPECT_EQ(job.end_time, now());
+}
+
+TEST_P(StoreLease, ProgressOrAWordForgivesLosses) {
+  enum class Event { kProgress, kStage, kRelease, kFail };
+  for (const Event event : {Event::kProgress, Event::kStage, Event::kRelease, Event::kFail}) {
+    const std::string id = "job" + std::to_string(static_cast<int>(event));
+    Create(id);
+    const auto lose = [&](const std::optional<JobProgress>& progress) {
+      const auto claimed = Claim();
+      ASSERT_TRUE(claimed.has_value());
+      ASSERT_TRUE(store_->Renew(claimed->lease, absl::Seconds(30), progress).ok());
+      Advance(absl::Seconds(30));
+      ASSERT_EQ(*store_->Reap({.max_losses = 2}), 1);
+      Advance(absl::Minutes(10));
+    };
+    // Bytes that were there before are no progress.
+    lose(MakeProgress("", 5, 5));
+    switch (event) {
+      case Event::kProgress:
+        lose(MakeProgress("", 6, 5));
+        break;
+      case Event::kStage:
+        lose(MakeProgress("write", 5, 5));
+        break;
+      case Event::kRelease:
+        ASSERT_TRUE(store_->Release(Claim()->lease).ok());
+        break;
+      case Event::kFail:
+        ASSERT_TRUE(store_->Fail(Claim()->lease, {}, absl::ZeroDuration()).ok());
+        break;
+    }
+    EXPECT_EQ(StateOf(id), kQueued);
+    const std::string stage = Get(id).progress.stage;
+    lose(MakeProgress(stage, 7, 7));
+    EXPECT_EQ(StateOf(id), kQueued);
+    lose(MakeProgress(stage, 7, 7));
+    EXPECT_EQ(StateOf(id), kFailed);
+  }
+}
+
+TEST_P(StoreLease, ReaperNeverFailsAPublishingJob) {
+  Create("a");
+  for (int i = 0; i < 10; ++i) {
+    const auto claimed = Claim();
+    ASSERT_TRUE(claimed.has_value());
+    ASSERT_TRUE(store_->StartPublishing(claimed->lease).ok());
+    Advance(absl::Seconds(30));
+    ASSERT_EQ(*store_->Reap({}), 1);
+    EXPECT_EQ(StateOf("a"), kQueued);
+    Advance(absl::Minutes(10));
+  }
+}
+
+TEST_P(StoreLease, ReapAllResumesAtOnceAfterARestart) {
+  Run("a");
+  const Lease working = Run("b");
+  ASSERT_TRUE(store_->Renew(working, absl::Hours(1), MakeProgress("write", 5)).ok());
+  Reopen();
+  EXPECT_EQ(*store_->Reap({}), 0);
+  EXPECT_EQ(*store_->ReapAll({}), 2);
+  EXPECT_EQ(*store_->ReapAll({}), 0);
+  EXPECT_EQ(ClaimAll(AnyJob()), (std::vector<std::string>{"a", "b"}));
+  // The second loss in a row without progress has to wait.
+  EXPECT_EQ(*store_->ReapAll({}), 2);
+  EXPECT_THAT(ClaimAll(AnyJob()), ElementsAre("b"));
+  Advance(absl::Seconds(10));
+  EXPECT_THAT(ClaimAll(AnyJob()), ElementsAre("a"));
+}
+
+}  // namespace
+}  // namespace orthomerge
