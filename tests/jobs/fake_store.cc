@@ -140,12 +140,10 @@ absl::StatusOr<Job> FakeStore::Cancel(const JobKey& key, std::optional<int64_t>,
     if (found == rows_.end()) return NotFound(key);
     Row& row = found->second;
     if (IsFinal(row.job.state)) return MakeError(Reason::kJobFinal, "final");
-    if (row.job.state == JobState::kQueued) {
+    const bool waits = row.job.state == JobState::kQueued;
+    if ((waits || row.job.state == JobState::kRunning) && !row.publish_started) {
       row.job.cancel_requested = true;
-      Move(row, JobState::kCancelled);
-    } else if (row.job.state == JobState::kRunning) {
-      row.job.cancel_requested = true;
-      Move(row, JobState::kCancelling);
+      Move(row, waits && row.job.attempts.empty() ? JobState::kCancelled : JobState::kCancelling);
     }
     job = row.job;
   }
@@ -287,6 +285,7 @@ absl::Status FakeStore::AddMetrics(const Lease& lease, const MetricSeries& serie
 absl::Status FakeStore::StartPublishing(const Lease& lease) {
   return Write("start_publishing", lease, [&](Row& row) {
     if (row.job.cancel_requested) return MakeError(Reason::kCancelled, "a cancel came first");
+    row.publish_started = true;
     if (row.job.state == JobState::kRunning) Move(row, JobState::kPublishing);
     return absl::OkStatus();
   });

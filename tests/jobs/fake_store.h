@@ -64,6 +64,7 @@ class FakeStore : public JobStore {
     absl::Time lease_end = absl::InfinitePast();
     absl::Time run_at = absl::InfinitePast();
     int64_t number = 0;
+    bool publish_started = false;
   };
 
   absl::Status Enter(const std::string& operation);
