@@ -18,11 +18,13 @@ struct Dispatch {
     (help.exit_code == 0 ? context.out : context.err) << help.text;
     return help.exit_code;
   }
+  int operator()(const ServeOptions& options) const { return ServeCommand(context, options); }
   int operator()(const RunOptions& options) const { return RunCommand(context, options); }
   int operator()(const PlanOptions& options) const { return PlanCommand(context, options); }
   int operator()(const MethodsOptions& options) const { return MethodsCommand(context, options); }
   int operator()(const InspectOptions& options) const { return InspectCommand(context, options); }
   int operator()(const CleanOptions& options) const { return CleanCommand(context, options); }
+  int operator()(const TokenOptions& options) const { return TokenCommand(context, options); }
   int operator()(const VersionOptions& options) const { return VersionCommand(context, options); }
 };
 

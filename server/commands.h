@@ -9,11 +9,13 @@
 
 namespace orthomerge {
 
+int ServeCommand(CommandContext& context, const ServeOptions& options);
 int RunCommand(CommandContext& context, const RunOptions& options);
 int PlanCommand(CommandContext& context, const PlanOptions& options);
 int MethodsCommand(CommandContext& context, const MethodsOptions& options);
 int InspectCommand(CommandContext& context, const InspectOptions& options);
 int CleanCommand(CommandContext& context, const CleanOptions& options);
+int TokenCommand(CommandContext& context, const TokenOptions& options);
 int VersionCommand(CommandContext& context, const VersionOptions& options);
 
 // Reads the arguments (without the program's name) and runs the command they name.

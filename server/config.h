@@ -85,6 +85,7 @@ struct ServerConfig {
   } limits;
   struct Drain {
     std::optional<absl::Duration> propagation;  // not set: 5 s, and 0 s where `listen` is local
+    absl::Duration jobs = absl::Seconds(10);
     absl::Duration timeout = absl::Seconds(10);
     friend bool operator==(const Drain&, const Drain&) = default;
   } drain;

@@ -425,6 +425,9 @@ std::vector<ConfigKey> MakeKeys() {
           "drain.propagation", [](auto& c) -> auto& { return c.drain.propagation; },
           ReadPropagation),
       TimeRow(
+          "drain.jobs", [](auto& c) -> auto& { return c.drain.jobs; }, absl::ZeroDuration(),
+          Hours(24)),
+      TimeRow(
           "drain.timeout", [](auto& c) -> auto& { return c.drain.timeout; }, absl::ZeroDuration(),
           Hours(1)),
       Scalar(

@@ -21,6 +21,12 @@ struct CommandContext {
   // outlives the command.
   std::function<const Cancellation*()> watch_signals = {};
   std::function<int()> received_signal = {};  // 0: none
+  // For a server: keeps signals from every thread that starts from now on; then waits for one that
+  // asks to stop and returns it.
+  std::function<void()> block_stop_signals = {};
+  std::function<int()> wait_for_stop_signal = {};
+  std::string home = {};  // the user's home directory; empty: unknown
+  bool err_is_terminal = false;
 };
 
 }  // namespace orthomerge

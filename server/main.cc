@@ -1,4 +1,5 @@
 // orthomerged: see server/README.md.
+#include <pwd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 
 #include "server/commands.h"
 #include "server/signals.h"
+#include "server/stop_signal.h"
 
 namespace {
 
@@ -22,6 +24,15 @@ int TerminalColumns() {
 bool CanRedraw() {
   const char* term = std::getenv("TERM");
   return isatty(STDERR_FILENO) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
+}
+
+// What ~ stands for in a shell.
+std::string Home() {
+  const char* variable = std::getenv("HOME");
+  if (variable != nullptr && variable[0] == '/') return variable;
+  const passwd* entry = getpwuid(geteuid());
+  return entry != nullptr && entry->pw_dir != nullptr && entry->pw_dir[0] == '/' ? entry->pw_dir
+                                                                                 : "";
 }
 
 }  // namespace
@@ -41,6 +52,10 @@ int main(int argc, char** argv) {
       .columns = TerminalColumns,
       .watch_signals = orthomerge::WatchSignals,
       .received_signal = orthomerge::ReceivedSignal,
+      .block_stop_signals = orthomerge::BlockStopSignals,
+      .wait_for_stop_signal = orthomerge::WaitForStopSignal,
+      .home = Home(),
+      .err_is_terminal = isatty(STDERR_FILENO) == 1,
   };
   return orthomerge::RunCommandLine(context,
                                     std::vector<std::string>(argv + (argc > 0), argv + argc));

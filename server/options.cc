@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "core/base/bytes.h"
 #include "core/base/status.h"
 #include "core/base/text.h"
@@ -40,6 +42,11 @@ class CommandParser {
   CLI::Option* Option(const std::string& names, std::string* value, const std::string& type,
                       const std::string& help) {
     return app_.add_option(names, *value, help)->type_name(type);
+  }
+  // May be given more than once; `greedy`: with several values each time.
+  void List(const std::string& names, std::vector<std::string>* values, const std::string& type,
+            const std::string& help, bool greedy) {
+    app_.add_option(names, *values, help)->type_name(type)->allow_extra_args(greedy);
   }
   void Flag(const std::string& names, bool* value, const std::string& help) {
     app_.add_flag(names, *value, help);
@@ -272,6 +279,95 @@ absl::StatusOr<ParsedCommand> ParseVersion(const std::string& program, const Arg
   return options;
 }
 
+// A flag that stands for a key of the configuration.
+struct ServeFlag {
+  const char* name;
+  const char* type;
+  const char* key;
+  const char* help;
+};
+
+constexpr ServeFlag kServeFlags[] = {
+    {"--listen", "ADDRESS", "listen", "HOST:PORT or unix:/path (default: 127.0.0.1:50051)"},
+    {"--data-dir", "DIR", "data_dir",
+     "The server's own files (default: ~/.local/state/orthomerge)"},
+    {"--token-file", "FILE", "authentication.token_file", "Bearer tokens that may call"},
+    {"--tls-cert", "FILE", "tls.certificate", "Certificate chain (PEM); with --tls-key"},
+    {"--tls-key", "FILE", "tls.key", "Its key (PEM)"},
+    {"--tls-client-ca", "FILE", "tls.client_ca", "Clients need a certificate of these (PEM)"},
+    {"--memory-budget", "SIZE", "workers.memory_budget", "Memory of all jobs (default: 2GiB)"},
+    {"--log-level", "LEVEL", "log.level", "debug, info, warning or error (default: info)"},
+};
+
+absl::StatusOr<ParsedCommand> ParseServe(const std::string& program, const Arguments& arguments) {
+  CommandParser parser(
+      program, "serve",
+      "Serve orthomerge.v1.MergeService: take merge jobs, run them, let clients "
+      "watch. Flags go over the file.",
+      "  PROGRAM serve --allow-read models --allow-write merged\n"
+      "  PROGRAM serve --config /etc/orthomerge/config.yaml\n"
+      "  PROGRAM serve --listen 0.0.0.0:50051 --token-file tokens --tls-cert c.pem "
+      "--tls-key k.pem\n"
+      "deploy/config.yaml documents every key. Until told otherwise the server "
+      "listens to this machine alone, and jobs may read and write nothing.\n");
+  ServeOptions options;
+  std::array<std::string, std::size(kServeFlags)> values;
+  std::vector<std::string> read, write, settings;
+  std::string devices;
+  bool insecure = false;
+  parser.Option("--config", &options.config, "FILE", "The configuration (YAML)");
+  parser.List("--allow-read", &read, "URI...", "Folders and s3:// prefixes that jobs may read",
+              true);
+  parser.List("--allow-write", &write, "URI...", "Folders and s3:// prefixes that jobs may write",
+              true);
+  for (size_t i = 0; i < values.size(); ++i) {
+    parser.Option(kServeFlags[i].name, &values[i], kServeFlags[i].type, kServeFlags[i].help);
+  }
+  parser.Option("--devices", &devices, "LIST", "Such as cpu or cuda:0,cuda:1 (default: auto)");
+  parser.Flag("--insecure", &insecure,
+              "Let other machines call without authentication or encryption");
+  parser.List("--set", &settings, "KEY=VALUE", "Any key, e.g. jobs.max_queued=100", false);
+  parser.Option("--ready-file", &options.ready_file, "FILE",
+                "Written once the server serves: a JSON object with its addresses");
+  std::optional<HelpRequest> help;
+  RETURN_IF_ERROR(parser.Parse(arguments, &help));
+  if (help.has_value()) return *help;
+  for (const std::string& setting : settings) {
+    const size_t equals = setting.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return UsageError(absl::StrCat("--set: '", setting, "' is not KEY=VALUE"));
+    }
+    options.overrides.push_back({"--set", setting.substr(0, equals), {setting.substr(equals + 1)}});
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i].empty()) continue;
+    options.overrides.push_back({kServeFlags[i].name, kServeFlags[i].key, {values[i]}});
+  }
+  if (!devices.empty()) {
+    options.overrides.push_back({"--devices", "workers.devices", absl::StrSplit(devices, ',')});
+  }
+  if (insecure) options.overrides.push_back({"--insecure", "insecure", {"true"}});
+  if (!read.empty()) options.overrides.push_back({"--allow-read", "storage.read", read, true});
+  if (!write.empty()) options.overrides.push_back({"--allow-write", "storage.write", write, true});
+  ASSIGN_OR_RETURN(options.format, parser.Format());
+  return options;
+}
+
+absl::StatusOr<ParsedCommand> ParseToken(const std::string& program, const Arguments& arguments) {
+  CommandParser parser(program, "token",
+                       "Make a bearer token for NAME. Prints the token, which is kept nowhere, and "
+                       "the line for the server's token file.",
+                       "  PROGRAM token pipeline\n  PROGRAM token ann team-a -o json\n");
+  TokenOptions options;
+  parser.Option("NAME", &options.name, "NAME", "Whose token it is; shown in the log")->required();
+  parser.Option("TENANT", &options.tenant, "TENANT", "Whose jobs it opens (default: default)");
+  std::optional<HelpRequest> help;
+  RETURN_IF_ERROR(parser.Parse(arguments, &help));
+  if (help.has_value()) return *help;
+  ASSIGN_OR_RETURN(options.format, parser.Format());
+  return options;
+}
+
 struct CommandRow {
   const char* name;
   const char* summary;
@@ -279,24 +375,27 @@ struct CommandRow {
 };
 
 constexpr CommandRow kCommands[] = {
+    {"serve", "take merge jobs over gRPC; what happens without a command", ParseServe},
     {"run", "merge as a recipe says and publish the checkpoint", ParseRun},
     {"plan", "check a recipe and its inputs and say what a run would do", ParsePlan},
     {"methods", "list the merge methods, or one method's parameters", ParseMethods},
     {"inspect", "show a checkpoint's files and tensors", ParseInspect},
     {"clean", "remove what an unfinished merge left behind", ParseClean},
+    {"token", "make a bearer token for the server's token file", ParseToken},
     {"version", "print the version and what it was built with", ParseVersion},
 };
 
 std::string ProgramHelp(const std::string& program) {
   std::string text =
       absl::StrCat(program, " merges fine-tuned checkpoints into one model.\n\nUsage: ", program,
-                   " COMMAND [OPTIONS]\n\nCommands:\n");
+                   " [COMMAND] [OPTIONS]\n\nCommands:\n");
   for (const CommandRow& row : kCommands) {
     absl::StrAppendFormat(&text, "  %-10s%s\n", row.name, row.summary);
   }
-  absl::StrAppend(&text, "\nExamples:\n  ", program, " plan merge.yaml\n  ", program,
-                  " run merge.yaml --out merged\n  ", program, " inspect merged\n\n'", program,
-                  " COMMAND --help' explains a command.\n");
+  absl::StrAppend(&text, "\nExamples:\n  ", program,
+                  " serve --allow-read models --allow-write merged\n  ", program,
+                  " plan merge.yaml\n  ", program, " run merge.yaml --out merged\n  ", program,
+                  " inspect merged\n\n'", program, " COMMAND --help' explains a command.\n");
   return text;
 }
 
@@ -323,7 +422,11 @@ bool AsksForJson(const Arguments& arguments) {
 
 absl::StatusOr<ParsedCommand> ParseCommandLine(const std::string& program,
                                                const Arguments& arguments) {
-  if (arguments.empty()) return HelpRequest{ProgramHelp(program), ExitCode(Reason::kUsage)};
+  const bool serves = program == "orthomerged";
+  if (arguments.empty()) {
+    if (serves) return ParseServe(program, {});
+    return HelpRequest{ProgramHelp(program), ExitCode(Reason::kUsage)};
+  }
   std::string command = arguments.front();
   Arguments rest(arguments.begin() + 1, arguments.end());
   if (command == "help" && !rest.empty()) {
@@ -337,6 +440,7 @@ absl::StatusOr<ParsedCommand> ParseCommandLine(const std::string& program,
   for (const CommandRow& row : kCommands) {
     if (command == row.name) return row.parse(program, rest);
   }
+  if (serves && absl::StartsWith(command, "-")) return ParseServe(program, arguments);
   const char* kind = absl::StartsWith(command, "-") ? "option" : "command";
   return UsageError(absl::StrCat("unknown ", kind, " '", command, "'",
                                  DidYouMean(command, CommandNames()), " (see '", program,

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "core/engine/engine.h"
 #include "core/recipe/recipe.h"
+#include "server/config.h"
 
 namespace orthomerge {
 
@@ -52,10 +53,24 @@ struct VersionOptions {
   OutputFormat format = OutputFormat::kTable;
 };
 
-using ParsedCommand = std::variant<HelpRequest, RunOptions, PlanOptions, MethodsOptions,
-                                   InspectOptions, CleanOptions, VersionOptions>;
+struct ServeOptions {
+  std::string config;  // a path; empty: all defaults
+  std::vector<ConfigOverride> overrides;
+  std::string ready_file;  // written once the server serves; empty: none
+  OutputFormat format = OutputFormat::kTable;
+};
 
-// Reads the arguments after the program's name. `program` is the name shown in help. Every fault is
+struct TokenOptions {
+  std::string name, tenant;
+  OutputFormat format = OutputFormat::kTable;
+};
+
+using ParsedCommand =
+    std::variant<HelpRequest, ServeOptions, RunOptions, PlanOptions, MethodsOptions, InspectOptions,
+                 CleanOptions, TokenOptions, VersionOptions>;
+
+// Reads the arguments after the program's name. `program` is the name shown in help; without a
+// command, "orthomerged" serves. Every fault is
 // an error kUsage that names the argument, with a suggestion for a misspelt one.
 absl::StatusOr<ParsedCommand> ParseCommandLine(const std::string& program,
                                                const std::vector<std::string>& arguments);

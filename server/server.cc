@@ -113,8 +113,8 @@ absl::Duration Server::propagation() const {
 void Server::Drain() {
   SetReady(api_.get(), false);
   if (health_ != nullptr) health_->SetReady(false);
-  if (propagation() > absl::ZeroDuration()) parts_.wait(propagation());
   parts_.drain_workers();
+  if (propagation() > absl::ZeroDuration()) parts_.wait(propagation());
   parts_.drain_service();
   api_->Shutdown(After(config_.drain.timeout));
   health_ = nullptr;

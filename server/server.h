@@ -37,7 +37,7 @@ class Server {
   // Cancels what is under way unless Drain has been called.
   ~Server();
 
-  // Says that it is not ready, lets load balancers notice, stops workers and streams, lets calls
+  // Says that it is not ready, stops workers, lets load balancers notice, ends streams, lets calls
   // end, and closes all listeners, in this order. Returns when all is closed.
   void Drain();
 

@@ -100,10 +100,10 @@ std::string Timestamp() {
 constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
 constexpr const char* kSeverities[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
 
-// From the last two folders on, whatever folder the build was in.
+// The name in its folder, whatever folder the build was in.
 absl::string_view ShortFile(absl::string_view file) {
   size_t slash = file.size();
-  for (int i = 0; i < 3 && slash != absl::string_view::npos && slash > 0; ++i) {
+  for (int i = 0; i < 2 && slash != absl::string_view::npos && slash > 0; ++i) {
     slash = file.rfind('/', slash - 1);
   }
   return slash == absl::string_view::npos || slash == file.size() ? file : file.substr(slash + 1);

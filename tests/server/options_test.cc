@@ -93,10 +93,45 @@ TEST(Options, EveryCommandHasHelpWithExamples) {
   }
 }
 
-TEST(Options, WithoutACommandHelpAndExitCode2) {
-  const auto command = ParseCommandLine("orthomerged", {});
+TEST(Options, WithoutACommandTheServerServes) {
+  const auto bare = ParseCommandLine("orthomerged", {});
+  ASSERT_TRUE(bare.ok());
+  EXPECT_TRUE(std::get<ServeOptions>(*bare).overrides.empty());
+  const auto flags = ParseCommandLine("orthomerged", {"--config", "c.yaml", "--insecure"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_EQ(std::get<ServeOptions>(*flags).config, "c.yaml");
+  EXPECT_EQ(std::get<ServeOptions>(*flags).overrides.at(0).key, "insecure");
+  EXPECT_TRUE(
+      std::holds_alternative<VersionOptions>(*ParseCommandLine("orthomerged", {"--version"})));
+}
+
+TEST(Options, TheClientsNameDoesNotServe) {
+  const auto command = ParseCommandLine("orthomerge", {});
   ASSERT_TRUE(command.ok());
   EXPECT_EQ(std::get<HelpRequest>(*command).exit_code, 2);
+  EXPECT_FALSE(ParseCommandLine("orthomerge", {"--insecure"}).ok());
+}
+
+TEST(Options, ServeTurnsFlagsIntoKeys) {
+  const auto command = ParseCommandLine(
+      "orthomerged", {"serve", "--allow-read", "a", "s3://b", "--allow-read", "c", "--devices",
+                      "cpu,cuda:0", "--set", "jobs.lease=10s", "--set", "storage.s3=[{name: x}]",
+                      "--listen", "[::1]:1", "--ready-file", "r"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  const auto& serve = std::get<ServeOptions>(*command);
+  EXPECT_EQ(serve.ready_file, "r");
+  const auto values = [&](const std::string& key) {
+    for (const ConfigOverride& item : serve.overrides) {
+      if (item.key == key) return item.values;
+    }
+    return std::vector<std::string>();
+  };
+  using testing::ElementsAre;
+  EXPECT_THAT(values("storage.read"), ElementsAre("a", "s3://b", "c"));
+  EXPECT_THAT(values("workers.devices"), ElementsAre("cpu", "cuda:0"));
+  EXPECT_THAT(values("jobs.lease"), ElementsAre("10s"));
+  EXPECT_THAT(values("storage.s3"), ElementsAre("[{name: x}]"));
+  EXPECT_THAT(values("listen"), ElementsAre("[::1]:1"));
 }
 
 TEST(Options, JsonIsRecognisedInFaultyLines) {

@@ -128,7 +128,7 @@ TEST_F(ServerTest, DrainsInOrder) {
   const std::string metrics_address = server_->metrics_address();
 
   server_->Drain();
-  EXPECT_THAT(steps_, ElementsAre("wait 3s", "workers", "service"));
+  EXPECT_THAT(steps_, ElementsAre("workers", "wait 3s", "service"));
   EXPECT_THAT(ready_, ElementsAre("NOT_SERVING", "NOT_SERVING", "NOT_SERVING"));
   EXPECT_THAT(alive_, ElementsAre("SERVING", "SERVING", "SERVING"));
   EXPECT_FALSE(stream->Read(&event));

@@ -6,6 +6,7 @@
 #include "core/base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/certificate_gauge.h"
 #include "test_certificates.h"
 #include "test_context.h"
 #include "test_service.h"
@@ -122,6 +123,25 @@ TEST_F(TlsTest, FaultyFilesAreNamed) {
   Install(servers_.Issue("localhost", -60), "expired");
   EXPECT_THAT(FaultOf(files), HasSubstr("tls.crt: cannot use this as the server's certificate: it "
                                         "expired at"));
+}
+
+TEST_F(TlsTest, ExpiryFollowsTheFile) {
+  const auto shown = [&] {
+    for (const prometheus::MetricFamily& family : metrics_.registry()->Collect()) {
+      if (family.name == "orthomerge_tls_cert_expiry_timestamp_seconds") {
+        return absl::FromUnixSeconds(static_cast<int64_t>(family.metric.at(0).gauge.value));
+      }
+    }
+    return absl::InfinitePast();
+  };
+  CertificateGauge gauge(files_.certificate, absl::Milliseconds(10), &metrics_);
+  EXPECT_LT(absl::AbsDuration(shown() - (absl::Now() + absl::Hours(1))), absl::Minutes(1));
+  Install(servers_.Issue("localhost", 7200), "second");
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (shown() < absl::Now() + absl::Minutes(90) && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_LT(absl::AbsDuration(shown() - (absl::Now() + absl::Hours(2))), absl::Minutes(1));
 }
 
 TEST_F(TlsTest, ExpiryIsRead) {
