@@ -78,6 +78,8 @@ class EventStream : public grpc::ClientReadReactor<v1::MergeJobEvent> {
   void Start(v1::MergeService::Stub* stub, const v1::WatchMergeJobRequest& request) {
     request_ = request;
     stub->async()->WatchMergeJob(&context_, &request_, this);
+    // Reads start outside of gRPC's callbacks, so the stream must not go before Finish.
+    AddHold();
     StartRead(&incoming_);
     StartCall();
   }
@@ -88,7 +90,7 @@ class EventStream : public grpc::ClientReadReactor<v1::MergeJobEvent> {
   Outcome Next(absl::Time until, const Cancellation* cancellation, v1::MergeJobEvent* event) {
     {
       MutexLock lock(&mutex_);
-      while (!has_message_ && !done_) {
+      while (!has_message_ && !ended_) {
         const bool cancelled = cancellation != nullptr && cancellation->cancelled();
         const absl::Duration left = until - absl::Now();
         if (cancelled || left <= absl::ZeroDuration()) return Outcome::kSilence;
@@ -103,18 +105,23 @@ class EventStream : public grpc::ClientReadReactor<v1::MergeJobEvent> {
     return Outcome::kMessage;
   }
 
-  // Ends the stream if it has not ended and returns how it ended.
+  // Ends the stream if it has not ended and returns how it ended. To be called once, at last.
   grpc::Status Finish() {
-    context_.TryCancel();
+    bool ended = false;
+    {
+      MutexLock lock(&mutex_);
+      ended = ended_;
+    }
+    if (!ended) context_.TryCancel();
+    RemoveHold();
     MutexLock lock(&mutex_);
     while (!done_) changed_.Wait(&mutex_);
     return status_;
   }
 
   void OnReadDone(bool ok) override {
-    if (!ok) return;
     MutexLock lock(&mutex_);
-    has_message_ = true;
+    (ok ? has_message_ : ended_) = true;
     changed_.NotifyAll();
   }
 
@@ -133,6 +140,7 @@ class EventStream : public grpc::ClientReadReactor<v1::MergeJobEvent> {
   // Belongs to the stream while !has_message_.
   v1::MergeJobEvent incoming_;
   bool has_message_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // nothing more to read
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::Status status_ ABSL_GUARDED_BY(mutex_);
 };
