@@ -93,14 +93,14 @@ class JobStore {
   virtual absl::StatusOr<Job> Get(const JobKey& key) = 0;  // kJobNotFound
   // kInvalidPageToken for an `after` that no page gave.
   virtual absl::StatusOr<JobPage> List(const JobQuery& query) = 0;
-  // QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, and so does QUEUED after an attempt, which
-  // may have left something to clean up. CANCELLING and PUBLISHING stay as they are, and so does
-  // what an earlier attempt was PUBLISHING: its output may be in place. kJobFinal, kJobNotFound;
-  // kEtagMismatch where `version` is given and not the job's.
+  // QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, and so does QUEUED after an attempt,
+  // which may have left something to clean up. CANCELLING and PUBLISHING stay as they are, and so
+  // does what an earlier attempt was PUBLISHING: its output may be in place. kJobFinal,
+  // kJobNotFound; kEtagMismatch where `version` is given and not the job's.
   virtual absl::StatusOr<Job> Cancel(const JobKey& key, std::optional<int64_t> version,
                                      const std::string& reason) = 0;
-  // kJobNotFinal, kJobNotFound, kEtagMismatch. Its request id is kept until 7 days after the job was
-  // made: meanwhile the same request gets kJobNotFound.
+  // kJobNotFinal, kJobNotFound, kEtagMismatch. Its request id is kept until 7 days after the job
+  // was made: meanwhile the same request gets kJobNotFound.
   virtual absl::Status Delete(const JobKey& key, std::optional<int64_t> version) = 0;
   // Events after a sequence number, `limit` at most. kJobNotFound.
   virtual absl::StatusOr<EventPage> Events(const JobKey& key, int64_t after_sequence,
