@@ -59,6 +59,8 @@ int ServeCommand(CommandContext& context, const ServeOptions& options) {
   SetLogFormat(
       config->log.format.value_or(context.err_is_terminal ? LogFormat::kText : LogFormat::kJson));
   BridgeGrpcLog();
+  // One that a killed server left would look like ours.
+  if (!options.ready_file.empty()) std::remove(options.ready_file.c_str());
 
   const auto deployment = Deployment::Start(*config);
   if (!deployment.ok()) return ReportFailure(context, options.format, deployment.status(), {});

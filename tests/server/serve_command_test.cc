@@ -168,6 +168,16 @@ TEST(Serve, AWrongConfigurationEndsItAtOnce) {
   EXPECT_FALSE(std::filesystem::exists(folder + "/data")) << "nothing was touched";
 }
 
+TEST(Serve, AReadyFileOfAnEarlierServerDoesNotStay) {
+  const std::string folder = FreshFolder();
+  WriteText(folder + "/ready.json", "{}");
+  const Outcome outcome = Call({"serve", "--ready-file", folder + "/ready.json", "--data-dir",
+                                folder + "/data", "--allow-read", "no-folder"},
+                               "", folder);
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/ready.json"));
+}
+
 TEST(Serve, HelpNamesTheFlags) {
   const Outcome outcome = Call({"serve", "--help"});
   EXPECT_EQ(outcome.exit_code, 0);
