@@ -66,25 +66,29 @@ logged() {
   fi
 }
 
-# run_ctest NAME BUILD: the tests of a build folder, with an S3 server at hand.
+# run_ctest NAME BUILD [OPTION...]: the tests of a build folder, with an S3 server at hand.
 run_ctest() {
   local name=$1 folder=$2
+  shift 2
   rm -rf "${logs:?}/$name"
   mkdir -p "$logs/$name"
   rm -f "$logs/$name.xml"
   GTEST_OUTPUT=json:$logs/$name/ "$root/scripts/with-s3" ctest --test-dir "$folder" \
-    --parallel "$(nproc)" --timeout 900 --output-on-failure --output-junit "$logs/$name.xml" \
+    --parallel "$(nproc)" --timeout 900 --output-on-failure --output-junit "$logs/$name.xml" "$@" \
     >"$logs/$name.log" 2>&1 </dev/null || true
   "$python" "$root/scripts/lib/count_tests.py" "$logs/$name.xml" "$logs/$name" >"$logs/$name.count"
   if [[ ! -f $logs/$name.xml ]]; then tail -n 20 "$logs/$name.log"; fi
   counted "$name" "$logs/$name.count"
 }
 
-# build_sanitized NAME BUILD SANITIZERS: everything that does without LibTorch. Instrumented code makes
-# g++ 12 see uninitialised values in its own <regex>; the release build keeps that warning.
+# build_sanitized NAME BUILD SANITIZERS [TARGET...]: everything that does without LibTorch, or just the
+# targets. Instrumented code makes g++ 12 see uninitialised values in its own <regex>; the release build
+# keeps that warning.
 build_sanitized() {
   logged "$1-configure" configure "$2" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -Wno-maybe-uninitialized" -DORTHOMERGE_TORCH=OFF \
     -DORTHOMERGE_TESTS=ON "-DORTHOMERGE_SANITIZE=$3"
-  logged "$1-build" compile "$2"
+  local name=$1 folder=$2
+  shift 3
+  logged "$name-build" compile "$folder" "$@"
 }
