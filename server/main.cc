@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/math/linalg.h"
 #include "server/commands.h"
 #include "server/signals.h"
 #include "server/stop_signal.h"
@@ -38,6 +39,7 @@ std::string Home() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  orthomerge::UseOneBlasThread();
   std::error_code error;
   const std::string working_directory = std::filesystem::current_path(error).string();
   // The client starts this program under its own name, which users then find in every message.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/base/progress_line.h"
 #include "core/jobs/lease_keeper.h"
 #include "core/jobs/worker_pool.h"
 #include "core/metrics/metrics.h"
@@ -11,7 +12,17 @@ namespace orthomerge {
 
 JobObserver WorkerPool::Observe(HeldJob& job) {
   JobObserver observer;
-  observer.progress = [this, &job, counted = uint64_t{0}](const JobProgress& progress) mutable {
+  observer.progress = [this, &job, counted = uint64_t{0},
+                       meter = RateMeter()](const JobProgress& told) mutable {
+    JobProgress progress = told;
+    meter.Update(ProgressSample(progress), options_.clock());
+    progress.bytes_per_second = meter.bytes_per_second();
+    if (progress.bytes_per_second >= 1) {
+      progress.time_left =
+          absl::Seconds(static_cast<double>(progress.bytes_total -
+                                            std::min(progress.bytes_done, progress.bytes_total)) /
+                        progress.bytes_per_second);
+    }
     const uint64_t done =
         progress.bytes_done - std::min(progress.bytes_done, progress.bytes_resumed);
     if (metrics_ != nullptr && done > counted) {

@@ -16,12 +16,7 @@ namespace {
 constexpr char kModule[] = "liborthomerge_dense.so";
 
 absl::StatusOr<const DenseModule*> Load() {
-  // One BLAS thread per matrix, in parallel over matrices: results must not depend on threads.
-  // Not written where they are right already: other threads may be reading the environment.
-  for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}) {
-    const char* value = getenv(name);
-    if (value == nullptr || std::string(value) != "1") setenv(name, "1", /*overwrite=*/1);
-  }
+  UseOneBlasThread();
   std::error_code error;
   const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);
   const std::string folder = executable.parent_path().string();
@@ -71,6 +66,14 @@ std::vector<std::string> FindDevices() {
 }
 
 }  // namespace
+
+void UseOneBlasThread() {
+  // Not written where they are right already: other threads may be reading the environment.
+  for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}) {
+    const char* value = getenv(name);
+    if (value == nullptr || std::string(value) != "1") setenv(name, "1", /*overwrite=*/1);
+  }
+}
 
 int64_t IsotropicWorkingBytes(int64_t m, int64_t n) {
   const int64_t r = std::min(m, n);

@@ -36,6 +36,11 @@ const std::vector<std::string>& ComputeDevices();
 // not available.
 absl::StatusOr<std::string> ResolveDevice(const std::string& device);
 
+// One BLAS thread per matrix, in parallel over matrices: results must not depend on threads. Sets
+// the environment that BLAS libraries read when they are loaded, so a program with threads calls it
+// before it has any; loading the module does it, too.
+void UseOneBlasThread();
+
 // Loads the module; kUnsupported, with what to install, where it cannot be loaded, and as
 // ResolveDevice.
 absl::StatusOr<const DenseAlgebra*> LoadDenseAlgebra(const std::string& device = "cpu");
