@@ -48,10 +48,11 @@ absl::StatusOr<std::unique_ptr<MergeClient>> OpenClient(CommandContext& context,
 }
 
 WaitResult WaitForJob(CommandContext& context, MergeClient& client, const std::string& name,
-                      absl::Duration timeout, WatchDisplay* display,
-                      const EventCallback& on_event) {
+                      absl::Duration timeout, WatchDisplay* display, const EventCallback& on_event,
+                      bool replay) {
   WaitResult result;
   WatchOptions options;
+  options.replay = replay;
   options.deadline = absl::Now() + timeout;
   if (display != nullptr) {
     options.on_lost = [&](const absl::Status& why) { display->Lost(why); };

@@ -46,7 +46,7 @@ struct WaitResult {
 
 WaitResult WaitForJob(CommandContext& context, MergeClient& client, const std::string& name,
                       absl::Duration timeout, WatchDisplay* display,
-                      const EventCallback& on_event = {});
+                      const EventCallback& on_event = {}, bool replay = false);
 
 int ExitCodeOfWait(const CommandContext& context, const WaitResult& result);
 

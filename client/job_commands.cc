@@ -62,17 +62,18 @@ int WatchCommand(CommandContext& context, const WatchCommandOptions& options) {
 
   const bool lines = options.events || options.format != OutputFormat::kTable;
   WatchDisplay display(context, options.connection.server, /*quiet=*/lines);
-  const WaitResult result =
-      WaitForJob(context, **client, name, options.wait_timeout, lines ? nullptr : &display,
-                 [&](const v1::MergeJobEvent& event) {
-                   if (!lines) return;
-                   if (options.format == OutputFormat::kTable) {
-                     context.out << EventText(event) << '\n' << std::flush;
-                   } else {
-                     if (options.format == OutputFormat::kYaml) context.out << "---\n";
-                     PrintForPrograms(context, options.format, ToJson(event));
-                   }
-                 });
+  const WaitResult result = WaitForJob(
+      context, **client, name, options.wait_timeout, lines ? nullptr : &display,
+      [&](const v1::MergeJobEvent& event) {
+        if (!lines) return;
+        if (options.format == OutputFormat::kTable) {
+          context.out << EventText(event) << '\n' << std::flush;
+        } else {
+          if (options.format == OutputFormat::kYaml) context.out << "---\n";
+          PrintForPrograms(context, options.format, ToJson(event));
+        }
+      },
+      /*replay=*/options.events);
   context.err << WaitEndText(context, options, name, result) << std::flush;
   const int exit_code = ExitCodeOfWait(context, result);
   if (exit_code == 0 && !lines) context.out << ResultText(result.tracker.job()) << std::flush;

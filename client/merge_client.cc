@@ -319,6 +319,7 @@ absl::Status MergeClient::Watch(const std::string& name, const WatchOptions& opt
     v1::WatchMergeJobRequest request;
     request.set_name(name);
     request.set_resume_token(state.token());
+    request.set_replay(options.replay && state.token().empty());
     if (options.min_interval > absl::ZeroDuration()) {
       const int64_t nanos = absl::ToInt64Nanoseconds(options.min_interval);
       request.mutable_min_interval()->set_seconds(nanos / 1'000'000'000);

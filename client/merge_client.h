@@ -22,6 +22,7 @@ struct WatchOptions {
   absl::Duration first_backoff = absl::Milliseconds(200);
   absl::Duration longest_backoff = absl::Seconds(5);
   std::string resume_token;  // to go on after a message of an earlier watch
+  bool replay = false;       // without a token: every event from the first, in place of a snapshot
   // Told when the stream is lost and when it is back.
   std::function<void(const absl::Status& why)> on_lost = {};
   std::function<void()> on_back = {};

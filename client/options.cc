@@ -169,7 +169,8 @@ absl::StatusOr<ParsedCommand> ParseWatch(const CommandContext& context,
   WatchCommandOptions options;
   WaitText wait;
   parser.Option("JOB", &options.job, "JOB", "The job's id or full name")->required();
-  parser.Flag("--events", &options.events, "Print every event, metrics too, a line each");
+  parser.Flag("--events", &options.events,
+              "Print every event from the first one, metrics too, a line each");
   wait.AddTo(&parser);
   std::optional<HelpRequest> help;
   RETURN_IF_ERROR(parser.Parse(context, arguments, &help, &options));

@@ -81,6 +81,7 @@ class GrpcService : public Raw<v1::MergeService::Service> {
     }
     const JobKey key = *ParseJobName(request.name());
     std::optional<int64_t> after;
+    if (request.replay()) after = 0;
     if (!request.resume_token().empty()) {
       const absl::StatusOr<int64_t> sequence = ReadResumeToken(request.resume_token(), key);
       if (!sequence.ok()) {

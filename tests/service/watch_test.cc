@@ -23,11 +23,13 @@ constexpr char kName[] = "tenants/default/mergeJobs/job";
 // A watch as a client has it. Heartbeats are left out.
 class Client {
  public:
-  explicit Client(Harness& harness, const std::string& token = "", const std::string& name = kName)
+  explicit Client(Harness& harness, const std::string& token = "", const std::string& name = kName,
+                  bool replay = false)
       : stub_(harness.NewStub()), context_(harness.Context()) {
     v1::WatchMergeJobRequest request;
     request.set_name(name);
     request.set_resume_token(token);
+    request.set_replay(replay);
     reader_ = stub_->WatchMergeJob(context_.get(), request);
   }
 
@@ -123,6 +125,21 @@ TEST(WatchTest, AFailedJobSaysWhy) {
   v1::MergeJobEvent none;
   EXPECT_FALSE(client.Next(&none));
   EXPECT_TRUE(client.Finish().ok());
+}
+
+TEST(WatchTest, ReplaysFromTheFirstEventAndLetsATokenWin) {
+  Harness harness(Quick());
+  harness.Create(GoodRequest("job"));
+  RunJob(harness);
+  for (const int64_t after : {int64_t{0}, kLast - 1}) {
+    Client client(harness, after == 0 ? "" : MakeResumeToken(kKey, after), kName, true);
+    for (int64_t sequence = after + 1; sequence <= kLast; ++sequence) {
+      EXPECT_EQ(client.Next().sequence(), sequence);
+    }
+    v1::MergeJobEvent none;
+    EXPECT_FALSE(client.Next(&none));
+    EXPECT_TRUE(client.Finish().ok());
+  }
 }
 
 TEST(WatchTest, ResumesAfterEverySequence) {
