@@ -11,7 +11,9 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES = ["test_first_contact", "test_same_bytes", "test_bad_inputs", "test_bad_storage", "test_outputs",
-           "test_disk_full", "test_storage_faults", "test_signals", "test_kill"]
+           "test_disk_full", "test_storage_faults", "test_signals", "test_kill", "test_service_start",
+           "test_service_clients", "test_service_errors", "test_service_watch", "test_service_queue",
+           "test_service_drain", "test_service_cli", "test_service_kill"]
 
 
 def fail(text):
@@ -80,7 +82,8 @@ def main():
                         help="folder of orthomerge and orthomerged (default: build/bin)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only tests whose name contains TEXT")
     parser.add_argument("--rounds", type=int, default=0, metavar="N",
-                        help="rounds of killed runs, local and on S3 each (default: 12 and 8)")
+                        help="rounds of killed runs, local and on S3 each (default: 12 and 8), and kills of the "
+                             "server (25); makes its watchers and queue long, too")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the random moments")
     options = parser.parse_args()
     # So that a terminated run still tidies up.
@@ -92,15 +95,19 @@ def main():
     if not os.environ.get("ORTHOMERGE_TEST_BUCKET"):
         fail("ORTHOMERGE_TEST_BUCKET is not set; these tests need an S3 server: "
              "scripts/with-s3 tests/integration/run BIN")
-    try:
-        import numpy  # pylint: disable=unused-import
-    except ImportError:
-        fail(f"{sys.executable} has no NumPy; install python3-numpy")
+    for module, package in (("numpy", "python3-numpy"), ("grpc", "python3-grpcio"),
+                            ("google.protobuf", "python3-protobuf")):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            fail(f"{sys.executable} has no {module}; install {package}")
 
     sys.path.insert(0, HERE)
+    import service
     import support
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     support.WORLD = support.World(options.bin, options.rounds, seed)
+    support.WORLD.stubs = service.make_stubs(support.WORLD.folder)
     print(f"seed {seed}", flush=True)
     result = Lines()
     try:

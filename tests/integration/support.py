@@ -34,11 +34,12 @@ class World:
     def __init__(self, bin_folder, rounds, seed):
         self.bin = os.path.abspath(bin_folder)
         self.cli = os.path.join(self.bin, "orthomerge")
+        self.server = os.path.join(self.bin, "orthomerged")
         self.rounds, self.seed = rounds, seed
         self.folder = tempfile.mkdtemp(prefix="orthomerge-integration.")
         os.chmod(self.folder, 0o755)
         self.s3 = S3(os.environ["ORTHOMERGE_TEST_BUCKET"])
-        self._families = {}
+        self._families, self._references = {}, {}
         self._uploaded = set()
 
     def close(self):
@@ -54,6 +55,16 @@ class World:
                 models.make_family(folder, models.SMALL, 3)
             self._families[name] = folder
         return self._families[name]
+
+    def reference(self, test, method, family, shard, models_used):
+        """Digests of what a run in one process writes from these inputs, computed once."""
+        key = (method, family, shard, models_used)
+        if key not in self._references:
+            place = LocalPlace(os.path.join(self.folder, "references", str(len(self._references))))
+            recipe = test.recipe(method, self.family(family), shard=shard, models_used=models_used)
+            test.run_ok(recipe, "--out", place.uri)
+            self._references[key] = bytes_of(place)
+        return self._references[key]
 
     def family_uri(self, name):
         """The same in the bucket."""
