@@ -66,8 +66,14 @@ TEST(Options, BadValuesNameTheOptionAndTheValue) {
   EXPECT_THAT(FaultOf({"run", ""}), HasSubstr("RECIPE"));
 }
 
-TEST(Options, CudaSaysThatThisBuildHasNone) {
-  EXPECT_THAT(FaultOf({"run", "r", "--device", "cuda:1"}), HasSubstr("this build has no CUDA"));
+TEST(Options, DevicesAreLeftToTheEngine) {
+  for (const std::string device : {"cuda", "cuda:0", "cuda:12"}) {
+    const auto command = ParseCommandLine("orthomerged", {"run", "r", "--device", device});
+    ASSERT_TRUE(command.ok()) << command.status();
+    EXPECT_EQ(std::get<RunOptions>(*command).engine.device, device);
+  }
+  EXPECT_THAT(FaultOf({"run", "r", "--device", "cuda:x"}), HasSubstr("--device: 'cuda:x'"));
+  EXPECT_THAT(FaultOf({"run", "r", "--device", ""}), HasSubstr("--device: ''"));
 }
 
 TEST(Options, ArgumentsThatDoNotBelong) {
