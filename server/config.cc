@@ -55,9 +55,16 @@ void ReadSection(const YamlValue& section, const std::string& prefix,
                  const ConfigKey::Context& context, ServerConfig* config) {
   for (const YamlEntry& entry : section.entries) {
     const std::string field = prefix + entry.key;
-    if (const ConfigKey* key = FindKey(field)) {
+    // A key has one form, so that no two of them can stand for the same thing.
+    const bool dotted = absl::StrContains(entry.key, '.');
+    if (const ConfigKey* key = FindKey(field); key != nullptr && !dotted) {
       key->read(entry.value, field, context, config);
-    } else if (!absl::StrContains(entry.key, '.') && IsSection(field)) {
+    } else if (key != nullptr) {
+      context.diagnostics->Error(
+          Reason::kUnknownKey,
+          "dots are for --set; here the parts stand below one another, indented", field,
+          entry.key_location);
+    } else if (!dotted && IsSection(field)) {
       if (entry.value.kind == YamlValue::Kind::kMapping) {
         ReadSection(entry.value, field + ".", context, config);
       } else if (!entry.value.is_null()) {

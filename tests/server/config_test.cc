@@ -185,6 +185,13 @@ TEST(Config, AllFaultsComeAtOnceWithTheirPlaces) {
           HasSubstr("config.yaml:15:8: error: storage.s3[0]: needs a name")));
 }
 
+TEST(Config, AKeyHasOneForm) {
+  const Loaded loaded = Load("jobs.max_queued: 5\njobs: {max_queued: 6}\n");
+  EXPECT_FALSE(loaded.config.ok());
+  EXPECT_THAT(loaded.AllFaults(), HasSubstr("config.yaml:1:1: error: jobs.max_queued"));
+  EXPECT_FALSE(Load("jobs: {max_queued: 5}\njobs: {lease: 10s}\n").config.ok());
+}
+
 TEST(Config, FaultsEndWithExitCodeTwo) {
   for (const char* yaml : {"a: 1", "listen: [", "listen: 5", "- x", "insecure: 1",
                            "jobs: {lease: 1ms}", "listen: 0.0.0.0:1", "a: 1\na: 1"}) {
