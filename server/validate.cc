@@ -16,12 +16,13 @@ constexpr size_t kMaxUri = 2048;
 constexpr int kMaxLabels = 32;
 constexpr size_t kMaxLabelValue = 63;
 constexpr size_t kMaxReason = 200;
+constexpr size_t kMaxFound = 1000;
 // What a spec may take beside the text of its recipe.
 constexpr uint64_t kSpecOverhead = 16 * 1024;
 
 void Add(const std::string& field, Reason reason, const std::string& description,
          Violations* violations) {
-  violations->push_back({field, reason, description});
+  AddViolation(field, reason, description, violations);
 }
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
@@ -81,6 +82,7 @@ void ValidateLabels(const google::protobuf::Map<std::string, std::string>& label
   if (labels.size() > kMaxLabels) {
     Add(path, Reason::kOutOfRange,
         absl::StrCat(labels.size(), " labels; at most ", kMaxLabels, " are kept"), violations);
+    return;
   }
   std::vector<std::string> keys;  // sorted: answers are the same every time
   for (const auto& [key, value] : labels) keys.push_back(key);
@@ -172,6 +174,11 @@ void ValidateEtag(const std::string& etag, Violations* violations) {
 
 }  // namespace
 
+void AddViolation(const std::string& field, Reason reason, const std::string& description,
+                  Violations* violations) {
+  if (violations->size() < kMaxFound) violations->push_back({field, reason, description});
+}
+
 std::string TenantOf(const std::string& parent_or_name) {
   if (const std::optional<JobKey> key = ParseJobName(parent_or_name)) return key->tenant;
   return ParseTenantName(parent_or_name).value_or("");
@@ -186,6 +193,8 @@ void ValidateUri(const std::string& uri, const std::string& path, bool required,
   if (uri.size() > kMaxUri || HasControl(uri)) {
     Add(path, Reason::kOutOfRange,
         absl::StrCat("at most ", kMaxUri, " bytes, no control characters"), violations);
+  } else if (uri[0] != '/' && !absl::StrContains(uri, "://")) {
+    Add(path, Reason::kUsage, "a relative path; give an absolute path or an s3:// URI", violations);
   }
 }
 

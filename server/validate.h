@@ -14,6 +14,10 @@ namespace orthomerge {
 
 using Violations = std::vector<FieldViolation>;
 
+// Keeps the first thousand: a small request can have faults without number.
+void AddViolation(const std::string& field, Reason reason, const std::string& description,
+                  Violations* violations);
+
 // Whose resources a request is about; empty where the name is faulty, which the functions below
 // report.
 std::string TenantOf(const std::string& parent_or_name);
@@ -34,7 +38,8 @@ void FindUnknown(const google::protobuf::Message& message, const std::string& pa
 // Recipes written field by field (validate_recipe.cc).
 void ValidateRecipe(const v1::Recipe& recipe, const std::string& path, const ServiceLimits& limits,
                     Violations* violations);
-// "" and absolute places pass: s3://bucket/key, /path, file:///path.
+// Length, characters, and that it is absolute: s3://bucket/key, /path, file:///path. Whether it is
+// open to jobs is for the storage to say.
 void ValidateUri(const std::string& uri, const std::string& path, bool required,
                  Violations* violations);
 

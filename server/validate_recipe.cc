@@ -18,7 +18,7 @@ constexpr char kNotYet[] = "this version of the server does not run it; leave it
 
 void Add(const std::string& field, Reason reason, const std::string& description,
          Violations* violations) {
-  violations->push_back({field, reason, description});
+  AddViolation(field, reason, description, violations);
 }
 
 void ValidateParameters(const Parameters& parameters, const std::string& path,

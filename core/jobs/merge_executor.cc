@@ -163,6 +163,13 @@ absl::StatusOr<std::unique_ptr<orthomerge::Plan>> MergeExecutor::MakeMergePlan(
                        "output.uri", {.file = file.name});
     return diagnostics->ToStatus();
   }
+  if (options_.max_models > 0 && recipe.models.size() > options_.max_models) {
+    diagnostics->Error(Reason::kTooManyModels,
+                       absl::StrCat(recipe.models.size(), " models; this server takes at most ",
+                                    options_.max_models),
+                       "models", {.file = file.name});
+    return diagnostics->ToStatus();
+  }
   EngineOptions engine;
   engine.threads = options.threads;
   engine.memory_budget = options.memory_budget;

@@ -17,6 +17,7 @@ struct MergeExecutorOptions {
   uint64_t default_memory_budget = 2 * kGiB;  // of jobs that name none
   uint64_t host_memory_budget = 0;            // of all jobs of a host together; 0: unlimited
   uint64_t header_cache_bytes = 64 * kMiB;
+  size_t max_models = 0;  // of a job; 0: as many as there are
 };
 
 // Thread-safe. A job that names no device runs on the CPU: its plan, made before a worker is known,
@@ -26,8 +27,9 @@ class MergeExecutor : public JobExecutor {
   // `storage` is not owned.
   explicit MergeExecutor(Storage* storage, MergeExecutorOptions options = {});
 
-  // kMissingKey without an output; kBudgetTooSmall where the host's memory does not suffice;
-  // kUnsupported for a device that is not here.
+  // kMissingKey without an output; kTooManyModels beyond the limit, before any is looked at;
+  // kBudgetTooSmall where the host's memory does not suffice; kUnsupported for a device that is not
+  // here.
   absl::StatusOr<JobPlan> Plan(const JobSpec& spec, const CallOptions& call,
                                Diagnostics* diagnostics, PlanDetails* details = nullptr) override;
   absl::StatusOr<JobResult> Run(const Job& job, const ExecutionOptions& options,

@@ -164,6 +164,18 @@ TEST_F(MergeExecutorTest, RefusesWhatCannotRun) {
   EXPECT_THAT(Fault(), HasSubstr("output.uri|"));
 }
 
+TEST_F(MergeExecutorTest, TooManyModelsAreRefusedBeforeAnyIsLookedAt) {
+  MergeExecutor executor(&storage_, {.max_models = 2});
+  Diagnostics diagnostics;
+  EXPECT_THAT(executor.Plan(Spec(), {}, &diagnostics), IsOk());
+  JobSpec spec = Spec();
+  spec.document = "method: awd\nbase: /none\nmodels: [/none, /none, /none]\n";
+  const auto plan = executor.Plan(spec, {}, &diagnostics);
+  EXPECT_EQ(ReasonOf(plan.status()), Reason::kTooManyModels);
+  ASSERT_EQ(diagnostics.items().size(), 1u);
+  EXPECT_EQ(diagnostics.items()[0].field, "models");
+}
+
 TEST_F(MergeExecutorTest, MemoryNeededIsNoMoreThanUsed) {
   JobSpec spec = Spec();
   spec.memory_budget = 100 * kGiB;

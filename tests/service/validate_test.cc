@@ -83,7 +83,8 @@ TEST(ValidateCreateTest, EveryRule) {
        [&](auto* r) { spec(r)->mutable_document()->set_text(std::string(512 * 1024 + 1, ' ')); }},
       {"merge_job.spec SPEC_TOO_LARGE",
        [&](auto* r) {
-         for (int i = 0; i < 900; ++i) recipe(r)->add_models()->set_uri(std::string(700, 'x'));
+         for (int i = 0; i < 900; ++i)
+           recipe(r)->add_models()->set_uri("/" + std::string(700, 'x'));
        }},
       {"merge_job.spec.recipe.method MISSING_KEY", [&](auto* r) { recipe(r)->clear_method(); }},
       {"merge_job.spec.recipe.models[1].uri MISSING_KEY",
@@ -119,6 +120,36 @@ TEST(ValidateCreateTest, EveryRule) {
     test.change(&request);
     EXPECT_THAT(Faults(Validate(request, {})), ElementsAre(test.expected));
   }
+}
+
+TEST(ValidateCreateTest, PlacesAreAbsolute) {
+  for (const char* uri : {"out", "../out", "./s3:/b/k", "~/out"}) {
+    v1::CreateMergeJobRequest request = GoodRequest();
+    request.mutable_merge_job()->mutable_spec()->mutable_recipe()->mutable_output()->set_uri(uri);
+    EXPECT_THAT(Faults(Validate(request, {})),
+                ElementsAre("merge_job.spec.recipe.output.uri USAGE"));
+    request = DocumentRequest();
+    auto* document = request.mutable_merge_job()->mutable_spec()->mutable_document();
+    document->set_relative_to("/data");
+    document->set_output_uri(uri);
+    EXPECT_THAT(Faults(Validate(request, {})),
+                ElementsAre("merge_job.spec.document.output_uri USAGE"));
+    document->set_output_uri("/out");
+    document->set_relative_to(uri);
+    EXPECT_THAT(Faults(Validate(request, {})),
+                ElementsAre("merge_job.spec.document.relative_to USAGE"));
+  }
+}
+
+TEST(ValidateCreateTest, FaultsWithoutNumberTakeLittleMemory) {
+  v1::CreateMergeJobRequest request = GoodRequest();
+  auto* recipe = request.mutable_merge_job()->mutable_spec()->mutable_recipe();
+  for (int i = 0; i < 100000; ++i) recipe->add_transforms();
+  for (int i = 0; i < 100000; ++i) recipe->add_models();
+  for (int i = 0; i < 20000; ++i) {
+    (*request.mutable_merge_job()->mutable_labels())[absl::StrCat("K", i)] = "";
+  }
+  EXPECT_LE(Validate(request, {}).size(), 1000u);
 }
 
 TEST(ValidateCreateTest, AllFaultsAtOnce) {
