@@ -93,7 +93,7 @@ v1::MergeJobAttempt AttemptToProto(const JobAttempt& attempt) {
   proto.set_outcome(OutcomeToProto(attempt.outcome));
   if (attempt.error.has_value()) {
     proto.set_reason(std::string(ReasonName(attempt.error->reason)));
-    proto.set_message(ToUtf8(attempt.error->message));
+    proto.set_message(PublicMessage(attempt.error->reason, ToUtf8(attempt.error->message)));
   }
   return proto;
 }
@@ -168,6 +168,7 @@ void DurableEventToProto(const JobKey& key, const JobEvent& event, v1::MergeJobE
       *item->mutable_error() = JobErrorToProto(*change->error, JobName(key));
     }
     if (change->result.has_value()) *item->mutable_result() = ResultToProto(*change->result);
+    if (proto->ByteSizeLong() > kMaxAnswerBytes) item->mutable_result()->clear_report_json();
   } else if (const auto* warning = std::get_if<JobWarning>(&event.what)) {
     proto->mutable_warning()->set_message(ToUtf8(warning->message));
     proto->mutable_warning()->set_attempt(event.attempt);
@@ -241,7 +242,21 @@ v1::MergeJob JobToProto(const Job& job) {
   *proto.mutable_update_time() = TimeToProto(job.update_time);
   if (job.start_time.has_value()) *proto.mutable_start_time() = TimeToProto(*job.start_time);
   if (job.end_time.has_value()) *proto.mutable_end_time() = TimeToProto(*job.end_time);
+  if (proto.ByteSizeLong() > kMaxAnswerBytes) proto.mutable_plan()->clear_inputs();
+  if (proto.ByteSizeLong() > kMaxAnswerBytes && proto.has_result()) {
+    proto.mutable_result()->clear_report_json();
+  }
   return proto;
+}
+
+void FitAnswer(v1::PlanResponse* response) {
+  constexpr size_t kMuchText = 512 * 1024;
+  if (response->ByteSizeLong() > kMaxAnswerBytes && response->plan_text().size() > kMuchText) {
+    response->set_plan_text(CutText(response->plan_text(), kMuchText) +
+                            "\n(the rest is too long to send)\n");
+  }
+  if (response->ByteSizeLong() > kMaxAnswerBytes) response->clear_plan_json();
+  if (response->ByteSizeLong() > kMaxAnswerBytes) response->mutable_plan()->clear_inputs();
 }
 
 v1::MergeJobPlan PlanToProto(const JobPlan& plan) {

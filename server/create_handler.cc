@@ -46,7 +46,7 @@ struct Creation {
   ErrorContext context() const {
     return {.job = name, .output_uri = job.plan.output_uri, .field = ""};
   }
-  void Fail(const absl::Status& status) const { call->Fail(MakeCallError(status, context())); }
+  void Fail(const absl::Status& status) const { call->Fail(MakeStoreError(status, context())); }
 };
 using CreationPtr = std::shared_ptr<Creation>;
 
@@ -107,7 +107,7 @@ void Store(const CreationPtr& creation) {
   const absl::StatusOr<CreatedJob> created =
       core.parts.store->Create(creation->job, core.parts.limits.max_queued_jobs);
   if (!created.ok()) {
-    CallError error = MakeCallError(created.status(), creation->context());
+    CallError error = MakeStoreError(created.status(), creation->context());
     if (error.reason == Reason::kQueueFull) {
       error.quota_subject = TenantName(creation->job.key.tenant);
     }
@@ -200,6 +200,7 @@ void PlanJob(ServiceCore& core, const CallPtr& call, v1::PlanRequest request) {
     *response.mutable_plan() = PlanToProto(*plan);
     response.set_plan_json(ToUtf8(details.json));
     response.set_plan_text(ToUtf8(details.text));
+    FitAnswer(&response);
     call->Succeed(response);
   });
 }

@@ -123,21 +123,24 @@ std::string RequestField(const Diagnostic& diagnostic, const std::string& spec_f
     return absl::StrCat(spec_field, ".recipe", field.empty() ? "" : ".", field);
   }
   const bool overridden = diagnostic.location.line == 0 && !spec.document().output_uri().empty() &&
-                          diagnostic.field == "output.uri";
+                          (diagnostic.field == "output.uri" || diagnostic.field == "--out");
   return absl::StrCat(spec_field, overridden ? ".document.output_uri" : ".document");
 }
 
 // What a person needs beside the field's path.
 std::string Describe(const Diagnostic& diagnostic, const v1::MergeJobSpec& spec) {
-  if (spec.has_recipe()) return diagnostic.message;
+  const std::string message = PublicMessage(diagnostic.reason, diagnostic.message);
+  if (spec.has_recipe()) return message;
   const SourceLocation& place = diagnostic.location;
   std::string text;
   if (place.line > 0) {
     const std::string name = place.file.empty() ? "recipe" : place.file;
     text = absl::StrCat(name, ":", place.line, ":", place.column, ": ");
   }
-  if (!diagnostic.field.empty()) absl::StrAppend(&text, diagnostic.field, ": ");
-  return absl::StrCat(text, diagnostic.message);
+  // "--out" is what the readers of recipes call an output from outside of the document.
+  const bool named = !diagnostic.field.empty() && diagnostic.field != "--out";
+  if (named) absl::StrAppend(&text, diagnostic.field, ": ");
+  return absl::StrCat(text, message);
 }
 
 void AddMetadata(const std::string& key, const std::string& value, CallError* error) {
@@ -206,15 +209,27 @@ CallError MakeCallError(const absl::Status& status, const ErrorContext& context)
     error.log = message;
     return error;
   }
-  CallError error = Start(reason, message, context);
+  const std::string told = PublicMessage(reason, message);
+  CallError error = Start(reason, told, context);
+  if (told != message) error.log = message;
   if (error.code == grpc::StatusCode::INVALID_ARGUMENT) {
-    error.violations.push_back({context.field, reason, message});
+    error.violations.push_back({context.field, reason, told});
   } else if (const char* type = PreconditionType(reason)) {
-    const std::string uri = UriIn(message);
+    const std::string uri = UriIn(told);
     const bool about_job = reason == Reason::kJobFinal || reason == Reason::kJobNotFinal;
     if (!about_job) AddMetadata("uri", uri, &error);
-    error.preconditions.push_back({type, about_job || uri.empty() ? context.job : uri, message});
+    error.preconditions.push_back({type, about_job || uri.empty() ? context.job : uri, told});
   }
+  return error;
+}
+
+CallError MakeStoreError(const absl::Status& status, const ErrorContext& context) {
+  if (ReasonOf(status) != Reason::kServerUnavailable) return MakeCallError(status, context);
+  CallError error = MakeCallError(
+      MakeError(Reason::kServerUnavailable,
+                "the server cannot use its job database now; try again, or ask its operator"),
+      context);
+  error.log = ToUtf8(status.message());
   return error;
 }
 
@@ -244,7 +259,8 @@ CallError PlanningError(const absl::Status& status, const Diagnostics& diagnosti
   // nothing through diagnostics.
   if (reason == Reason::kInternal || first == faults.end()) return MakeCallError(status, context);
 
-  CallError error = Start(reason, ToUtf8((*first)->message), context);
+  CallError error = Start(reason, PublicMessage(reason, ToUtf8((*first)->message)), context);
+  if (error.message != (*first)->message) error.log = ToUtf8((*first)->message);
   const std::string field = RequestField(**first, spec_field, spec);
   error.message = absl::StrCat(field, ": ", Describe(**first, spec));
   if (faults.size() > 1) absl::StrAppend(&error.message, " (and ", faults.size() - 1, " more)");
@@ -256,7 +272,7 @@ CallError PlanningError(const absl::Status& status, const Diagnostics& diagnosti
     const std::string description = Describe(*fault, spec);
     if (const char* type = PreconditionType(fault->reason)) {
       std::string subject = UriOfField(spec, fault->field);
-      if (subject.empty()) subject = UriIn(fault->message);
+      if (subject.empty()) subject = UriIn(PublicMessage(fault->reason, fault->message));
       if (subject.empty()) subject = RequestField(*fault, spec_field, spec);
       AddMetadata("uri", subject, &error);
       error.preconditions.push_back({type, std::move(subject), description});
@@ -269,9 +285,27 @@ CallError PlanningError(const absl::Status& status, const Diagnostics& diagnosti
   return error;
 }
 
+std::string PublicMessage(Reason reason, const std::string& message) {
+  const char* told = nullptr;
+  switch (reason) {
+    case Reason::kInternal:
+      return "an internal error of the server; its log has the details";
+    case Reason::kCredentialsMissing:
+      told = "the server has no credentials for this storage; ask its operator";
+      break;
+    case Reason::kCredentialsRejected:
+      told = "the storage refuses the server's credentials; ask its operator";
+      break;
+    default:
+      return message;
+  }
+  const std::string uri = UriIn(message);
+  return absl::StartsWith(uri, "s3://") ? absl::StrCat(uri, ": ", told) : told;
+}
+
 google::rpc::Status JobErrorToProto(const JobError& error, const std::string& job) {
-  CallError call =
-      Start(error.reason, ToUtf8(error.message), {.job = job, .output_uri = "", .field = ""});
+  CallError call = Start(error.reason, PublicMessage(error.reason, ToUtf8(error.message)),
+                         {.job = job, .output_uri = "", .field = ""});
   call.retry_after.reset();  // the job is retried by the server, or not at all
   AddMetadata("uri", UriIn(call.message), &call);
   if (const char* type = PreconditionType(error.reason)) {

@@ -67,6 +67,9 @@ grpc::StatusCode CodeOf(Reason reason);
 // `status` is not OK. An error without a reason of ours is a bug: the client gets a request id, the
 // text goes to `log`.
 CallError MakeCallError(const absl::Status& status, const ErrorContext& context = {});
+// The same for what the job store says: its troubles name the server's own files, which are for the
+// log.
+CallError MakeStoreError(const absl::Status& status, const ErrorContext& context = {});
 // All at once, `violations` not empty. The first gives the reason.
 CallError InvalidRequest(std::vector<FieldViolation> violations);
 // The faults that planning found. `spec_field` is the path of `spec` in the request. `status` is
@@ -82,5 +85,9 @@ grpc::Status ToGrpcStatus(const CallError& error);
 
 // Why a job or an attempt failed, with the same reasons. `job` is its name.
 google::rpc::Status JobErrorToProto(const JobError& error, const std::string& job);
+
+// `message` as the callers of the service may read it: nothing of the inside of the server, and
+// which place it has no credentials for, but not where it looked for them.
+std::string PublicMessage(Reason reason, const std::string& message);
 
 }  // namespace orthomerge

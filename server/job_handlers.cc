@@ -14,8 +14,6 @@ namespace orthomerge {
 namespace {
 
 constexpr int kDefaultPage = 50;
-// Clients take 4 MiB unless told otherwise.
-constexpr size_t kMaxPageBytes = 3 * 1024 * 1024;
 
 std::optional<int64_t> ExpectedVersion(const std::string& etag) {
   if (etag.empty()) return std::nullopt;
@@ -24,7 +22,7 @@ std::optional<int64_t> ExpectedVersion(const std::string& etag) {
 
 void AnswerJob(const CallPtr& call, const std::string& name, const absl::StatusOr<Job>& job) {
   if (!job.ok()) {
-    call->Fail(MakeCallError(job.status(), {.job = name, .output_uri = "", .field = ""}));
+    call->Fail(MakeStoreError(job.status(), {.job = name, .output_uri = "", .field = ""}));
   } else {
     call->Succeed(JobToProto(*job));
   }
@@ -45,7 +43,7 @@ absl::StatusOr<v1::ListMergeJobsResponse> ReadPage(JobStore& store, JobQuery que
       item->mutable_plan()->clear_inputs();
       if (!job.result.has_value()) item->clear_result();
       bytes += item->ByteSizeLong() + 8;
-      if (bytes > kMaxPageBytes) break;
+      if (bytes > kMaxAnswerBytes) break;
       ++fitting;
     }
     if (fitting == static_cast<int>(page.jobs.size()) || page.jobs.size() == 1) {
@@ -95,7 +93,7 @@ void ListMergeJobs(ServiceCore& core, const CallPtr& call, v1::ListMergeJobsRequ
   core.OnStore(call, [&core, call, context, arguments, query = std::move(query)] {
     const absl::StatusOr<v1::ListMergeJobsResponse> page =
         ReadPage(*core.parts.store, query, arguments);
-    if (!page.ok()) return call->Fail(MakeCallError(page.status(), context));
+    if (!page.ok()) return call->Fail(MakeStoreError(page.status(), context));
     call->Succeed(*page);
   });
 }
@@ -120,7 +118,7 @@ void DeleteMergeJob(ServiceCore& core, const CallPtr& call, v1::DeleteMergeJobRe
         core.parts.store->Delete(*ParseJobName(request.name()), ExpectedVersion(request.etag()));
     if (!status.ok()) {
       return call->Fail(
-          MakeCallError(status, {.job = request.name(), .output_uri = "", .field = ""}));
+          MakeStoreError(status, {.job = request.name(), .output_uri = "", .field = ""}));
     }
     call->Succeed(google::protobuf::Empty());
   });

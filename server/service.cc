@@ -73,11 +73,13 @@ class GrpcService : public Raw<v1::MergeService::Service> {
 
   WatchReactor* WatchMergeJob(Context* context, const Buffer* buffer) override {
     const absl::StatusOr<Principal> principal = core_.parts.authenticator->Authenticate(*context);
-    if (!principal.ok()) return RefuseWatch(context, Unauthenticated(principal.status()));
+    if (!principal.ok()) return RefuseWatch(context, {}, Unauthenticated(principal.status()));
     v1::WatchMergeJobRequest request;
-    if (!FromBuffer(*buffer, &request)) return RefuseWatch(context, MalformedRequest(request));
+    if (!FromBuffer(*buffer, &request)) {
+      return RefuseWatch(context, *principal, MalformedRequest(request));
+    }
     if (auto error = Admit(*principal, request, request.name(), core_.parts.limits)) {
-      return RefuseWatch(context, *error);
+      return RefuseWatch(context, *principal, *error);
     }
     const JobKey key = *ParseJobName(request.name());
     std::optional<int64_t> after;
@@ -85,14 +87,15 @@ class GrpcService : public Raw<v1::MergeService::Service> {
     if (!request.resume_token().empty()) {
       const absl::StatusOr<int64_t> sequence = ReadResumeToken(request.resume_token(), key);
       if (!sequence.ok()) {
-        return RefuseWatch(context, MakeCallError(sequence.status(), {.job = request.name(),
-                                                                      .output_uri = "",
-                                                                      .field = "resume_token"}));
+        return RefuseWatch(
+            context, *principal,
+            MakeCallError(sequence.status(),
+                          {.job = request.name(), .output_uri = "", .field = "resume_token"}));
       }
       after = *sequence;
     }
     return StartWatch(
-        core_.watches, context, key, after,
+        core_.watches, context, *principal, key, after,
         std::max<absl::Duration>(DurationFromProto(request.min_interval()), kMinInterval));
   }
 
@@ -152,11 +155,11 @@ CallError Overloaded() {
 
 ServiceCore::ServiceCore(const ServiceParts& service_parts)
     : parts(service_parts),
+      watches(service_parts.hub, &store_pool, service_parts.metrics,
+              service_parts.limits.watch_write_timeout),
       store_pool("rpc-store", kStoreThreads, kMaxStoreTasks),
       plan_pool("rpc-plan", service_parts.limits.planners,
-                static_cast<size_t>(std::max(service_parts.limits.max_planning, 1))),
-      watches(service_parts.hub, &store_pool, service_parts.metrics,
-              service_parts.limits.watch_write_timeout) {}
+                static_cast<size_t>(std::max(service_parts.limits.max_planning, 1))) {}
 
 void ServiceCore::OnStore(const CallPtr& call, std::function<void()> work) {
   const bool accepted = store_pool.TrySubmit([call, work = std::move(work)] {

@@ -28,10 +28,10 @@ struct ServiceCore {
   const ServiceParts parts;
   std::atomic<bool> draining{false};
   // Destroyed from the last to the first. When that happens all calls are over, so tasks that are
-  // left start nothing new.
+  // left start nothing new, but they still look at what stands above them.
+  WatchRegistry watches;
   ExecutorPool store_pool;
   ExecutorPool plan_pool;
-  WatchRegistry watches;
 };
 
 // Null where `principal` may make this request about `name`, a parent or a job, and it is

@@ -59,7 +59,7 @@ bool UnaryCall::IsOver() {
 void UnaryCall::Succeed(const google::protobuf::Message& answer) {
   grpc::ByteBuffer buffer = ToBuffer(answer);
   if (finished_.exchange(true, std::memory_order_acq_rel)) return;
-  Log(nullptr);
+  LogDecision(method_, principal_, nullptr);
   if (has_alarm_) alarm_.Cancel();
   response_->Swap(&buffer);
   reactor_->Finish(grpc::Status::OK);
@@ -67,26 +67,26 @@ void UnaryCall::Succeed(const google::protobuf::Message& answer) {
 
 void UnaryCall::Fail(const CallError& error) {
   if (finished_.exchange(true, std::memory_order_acq_rel)) return;
-  Log(&error);
+  LogDecision(method_, principal_, &error);
   if (has_alarm_) alarm_.Cancel();
   AddErrorMetadata(error, context_);
   reactor_->Finish(ToGrpcStatus(error));
 }
 
-void UnaryCall::Log(const CallError* error) const {
+void LogDecision(const char* method, const Principal& principal, const CallError* error) {
   const absl::string_view reason = error == nullptr ? "OK" : ReasonName(error->reason);
   if (error == nullptr) {
     ORTHOMERGE_LOG(kDebug, "call")
-        .With("method", method_)
-        .With("principal", principal_.name)
-        .With("tenant", principal_.tenant)
+        .With("method", method)
+        .With("principal", principal.name)
+        .With("tenant", principal.tenant)
         .With("reason", reason);
     return;
   }
   ORTHOMERGE_LOG(kInfo, "call refused")
-      .With("method", method_)
-      .With("principal", principal_.name)
-      .With("tenant", principal_.tenant)
+      .With("method", method)
+      .With("principal", principal.name)
+      .With("tenant", principal.tenant)
       .With("code", static_cast<int>(error->code))
       .With("reason", reason);
 }
@@ -116,7 +116,7 @@ void AddErrorMetadata(const CallError& error, grpc::CallbackServerContext* conte
                                  absl::StrCat(absl::ToInt64Milliseconds(*error.retry_after)));
   }
   if (!error.log.empty()) {
-    ORTHOMERGE_LOG(kError, "internal error")
+    ORTHOMERGE_LOG(kError, "a call failed by a fault of the server")
         .With("request_id", error.request_id)
         .With("error", error.log);
   }

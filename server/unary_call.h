@@ -46,7 +46,6 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
 
   UnaryCall(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response);
   void Stop();  // the client went away or the time is up
-  void Log(const CallError* error) const;
 
   const char* const method_;
   // Both valid until Finish.
@@ -67,6 +66,8 @@ bool FromBuffer(const grpc::ByteBuffer& buffer, google::protobuf::Message* messa
 
 // What the call gives for bytes that are no such message.
 CallError MalformedRequest(const google::protobuf::Message& message);
+// One line per call: who may do what, and who may not. `error` is null where it was allowed.
+void LogDecision(const char* method, const Principal& principal, const CallError* error);
 // Tells the client when to come again, and the log what the client must not see.
 void AddErrorMetadata(const CallError& error, grpc::CallbackServerContext* context);
 

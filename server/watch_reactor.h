@@ -14,6 +14,7 @@
 #include "core/base/mutex.h"
 #include "core/jobs/event_hub.h"
 #include "core/metrics/metrics.h"
+#include "server/authenticator.h"
 #include "server/errors.h"
 #include "server/executor_pool.h"
 
@@ -62,9 +63,10 @@ class WatchRegistry {
 
 // A stream for gRPC, which deletes it when the call is over. `registry` must outlive it.
 WatchReactor* StartWatch(WatchRegistry& registry, grpc::CallbackServerContext* context,
-                         const JobKey& key, std::optional<int64_t> after_sequence,
-                         absl::Duration min_interval);
+                         const Principal& principal, const JobKey& key,
+                         std::optional<int64_t> after_sequence, absl::Duration min_interval);
 // A stream that fails at once.
-WatchReactor* RefuseWatch(grpc::CallbackServerContext* context, const CallError& error);
+WatchReactor* RefuseWatch(grpc::CallbackServerContext* context, const Principal& principal,
+                          const CallError& error);
 
 }  // namespace orthomerge

@@ -9,6 +9,8 @@
 namespace orthomerge {
 namespace {
 
+constexpr char kMethod[] = "WatchMergeJob";
+
 class StreamReactor : public WatchReactor {
  public:
   void set_stream(std::shared_ptr<WatchStream> stream) { stream_ = std::move(stream); }
@@ -62,23 +64,25 @@ const char* CloseReason(const WatchMessage& last) {
 }  // namespace
 
 WatchReactor* StartWatch(WatchRegistry& registry, grpc::CallbackServerContext* context,
-                         const JobKey& key, std::optional<int64_t> after_sequence,
-                         absl::Duration min_interval) {
+                         const Principal& principal, const JobKey& key,
+                         std::optional<int64_t> after_sequence, absl::Duration min_interval) {
   auto* reactor = new StreamReactor();
-  auto stream = std::make_shared<WatchStream>(registry, context, reactor, key);
+  auto stream = std::make_shared<WatchStream>(registry, context, reactor, principal, key);
   reactor->set_stream(stream);
   stream->Start(after_sequence, min_interval);
   return reactor;
 }
 
-WatchReactor* RefuseWatch(grpc::CallbackServerContext* context, const CallError& error) {
+WatchReactor* RefuseWatch(grpc::CallbackServerContext* context, const Principal& principal,
+                          const CallError& error) {
+  LogDecision(kMethod, principal, &error);
   AddErrorMetadata(error, context);
   return new RefusedReactor(ToGrpcStatus(error));
 }
 
 WatchStream::WatchStream(WatchRegistry& registry, grpc::CallbackServerContext* context,
-                         WatchReactor* reactor, const JobKey& key)
-    : registry_(registry), context_(context), reactor_(reactor), key_(key) {}
+                         WatchReactor* reactor, const Principal& principal, const JobKey& key)
+    : registry_(registry), context_(context), reactor_(reactor), principal_(principal), key_(key) {}
 
 void WatchStream::Start(std::optional<int64_t> after_sequence, absl::Duration min_interval) {
   const auto subscribe = [self = shared_from_this(), after_sequence, min_interval] {
@@ -87,6 +91,7 @@ void WatchStream::Start(std::optional<int64_t> after_sequence, absl::Duration mi
     self->Notify(kSubscribed);
   };
   if (registry_.pool().TrySubmit(subscribe)) return;
+  overloaded_ = true;
   subscription_ = MakeError(Reason::kServerUnavailable, "too many calls at once; try again soon");
   Notify(kSubscribed);
 }
@@ -125,13 +130,16 @@ void WatchStream::TakeSubscription() {
     return;
   }
   if (!subscription_.ok()) {
-    CallError error = MakeCallError(
-        subscription_.status(), {.job = JobName(key_), .output_uri = "", .field = "resume_token"});
+    const ErrorContext context{.job = JobName(key_), .output_uri = "", .field = "resume_token"};
+    CallError error = overloaded_ ? MakeCallError(subscription_.status(), context)
+                                  : MakeStoreError(subscription_.status(), context);
     if (error.reason != Reason::kInvalidResumeToken) error.metadata.erase("field");
     if (error.reason == Reason::kQueueFull) error.quota_subject = "watches";
+    LogDecision(kMethod, principal_, &error);
     AddErrorMetadata(error, context_);
     return Finish(ToGrpcStatus(error));
   }
+  LogDecision(kMethod, principal_, nullptr);
   watch_ = *std::move(subscription_);
   registry_.Add(shared_from_this());
   reactor_->StartSendInitialMetadata();

@@ -25,7 +25,7 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
   };
 
   WatchStream(WatchRegistry& registry, grpc::CallbackServerContext* context, WatchReactor* reactor,
-              const JobKey& key);
+              const Principal& principal, const JobKey& key);
 
   void Start(std::optional<int64_t> after_sequence, absl::Duration min_interval);
   void Notify(Signal signal);
@@ -42,12 +42,14 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
   // Both valid until Finish.
   grpc::CallbackServerContext* const context_;
   WatchReactor* const reactor_;
+  const Principal principal_;
   const JobKey key_;
 
   std::atomic<uint32_t> signals_{0};
   std::atomic<int> running_{0};
   // Written before kSubscribed, taken by the step that sees it.
   absl::StatusOr<std::unique_ptr<EventHub::Watch>> subscription_;
+  bool overloaded_ = false;  // so the store was not asked
 
   // Of Step alone.
   std::unique_ptr<EventHub::Watch> watch_;

@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "absl/strings/match.h"
 #include "core/recipe/recipe.h"
 #include "server/page_token.h"
 #include "server/recipe_document.h"
@@ -148,6 +149,36 @@ TEST(JobTest, AllOfIt) {
   EXPECT_EQ(job.create_time().nanos(), 250000000);
   EXPECT_FALSE(job.has_start_time());
   EXPECT_FALSE(job.has_result());
+}
+
+// What a client takes is 4 MiB; a job of very many inputs must stay readable.
+TEST(JobTest, AHugeJobComesWithoutItsLongestParts) {
+  Job job = FullJob();
+  job.plan.inputs.assign(40000, {std::string(100, 'x'), 1, "etag"});
+  v1::MergeJob proto = JobToProto(job);
+  EXPECT_LE(proto.ByteSizeLong(), kMaxAnswerBytes);
+  EXPECT_EQ(proto.plan().inputs_size(), 0);
+  EXPECT_EQ(proto.plan().digest(), job.plan.digest);
+  EXPECT_FALSE(proto.has_result());
+  job.result = JobResult();
+  job.result->files = {{"model.safetensors", 1, "digest"}};
+  job.result->report_json = "{}";
+  EXPECT_EQ(JobToProto(job).result().report_json(), "{}");
+  job.result->report_json.assign(5 << 20, 'r');
+  proto = JobToProto(job);
+  EXPECT_LE(proto.ByteSizeLong(), kMaxAnswerBytes);
+  EXPECT_GT(proto.result().files_size(), 0);
+
+  v1::PlanResponse plan;
+  plan.set_plan_text(std::string(5 << 20, 't'));
+  plan.set_plan_json("{}");
+  FitAnswer(&plan);
+  EXPECT_LE(plan.ByteSizeLong(), kMaxAnswerBytes);
+  EXPECT_EQ(plan.plan_json(), "{}");
+  EXPECT_TRUE(absl::EndsWith(plan.plan_text(), "(the rest is too long to send)\n"));
+  plan.set_plan_json(std::string(5 << 20, 'j'));
+  FitAnswer(&plan);
+  EXPECT_LE(plan.ByteSizeLong(), kMaxAnswerBytes);
 }
 
 TEST(EventTest, EveryKind) {

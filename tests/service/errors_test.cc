@@ -65,7 +65,8 @@ TEST(ErrorsTest, EveryReasonHasItsCodeAndDetails) {
     EXPECT_EQ(failure.code, row.code);
     EXPECT_EQ(failure.info.reason(), std::string(ReasonName(row.reason)));
     EXPECT_EQ(failure.info.metadata().at("job"), "tenants/a/mergeJobs/b");
-    EXPECT_THAT(failure.message, HasSubstr("do this"));
+    const bool inside = std::string(row.precondition) == "CREDENTIALS";
+    EXPECT_THAT(failure.message, HasSubstr(inside ? "ask its operator" : "do this"));
     EXPECT_EQ(failure.has_retry, row.retry);
     EXPECT_EQ(failure.quota.violations_size() > 0, row.reason == Reason::kQueueFull);
     const bool invalid = row.code == StatusCode::INVALID_ARGUMENT;
@@ -99,6 +100,52 @@ TEST(ErrorsTest, ABugTellsTheClientAnIdAndTheLogTheText) {
     EXPECT_THAT(ToStatusProto(error).ShortDebugString(), Not(HasSubstr("secret")));
     EXPECT_THAT(error.log, HasSubstr("/secret/path"));
   }
+}
+
+TEST(ErrorsTest, WhereTheServerKeepsThingsIsForTheLog) {
+  const absl::Status missing =
+      MakeError(Reason::kCredentialsMissing,
+                "s3://bucket/x: S3 profile 'a': no credentials for S3: no profile 'a' in "
+                "/secret/credentials; put aws_access_key_id there");
+  const absl::Status rejected =
+      MakeError(Reason::kCredentialsRejected,
+                "cannot read s3://bucket/x: the server answered 403; check the profile 'a' in "
+                "/secret/credentials");
+  for (const absl::Status& status : {missing, rejected}) {
+    const CallError error = MakeCallError(status);
+    const google::rpc::Status answer = ToStatusProto(error);
+    EXPECT_EQ(Decode(answer).info.metadata().at("uri"), "s3://bucket/x");
+    EXPECT_THAT(answer.ShortDebugString(), Not(HasSubstr("secret")));
+    EXPECT_THAT(error.log, HasSubstr("/secret/credentials"));
+
+    Diagnostics diagnostics;
+    diagnostics.Add(status, "models[0]");
+    diagnostics.Error(Reason::kInputNotFound, "s3://bucket/y: nothing there", "models[1]");
+    const CallError planning =
+        PlanningError(status, diagnostics, "spec", GoodRequest().merge_job().spec(), {});
+    EXPECT_THAT(ToStatusProto(planning).ShortDebugString(), Not(HasSubstr("secret")));
+    EXPECT_THAT(planning.log, HasSubstr("/secret/credentials"));
+
+    const JobError job{ReasonOf(status), std::string(status.message()), false};
+    EXPECT_THAT(JobErrorToProto(job, "j").ShortDebugString(), Not(HasSubstr("secret")));
+  }
+  // A place of the server alone is no place of the caller's.
+  EXPECT_EQ(PublicMessage(Reason::kCredentialsMissing, "no credentials in /secret/credentials"),
+            "the server has no credentials for this storage; ask its operator");
+  const JobError bug{Reason::kInternal, "frame #0: /secret/libtorch.so", false};
+  EXPECT_THAT(JobErrorToProto(bug, "j").ShortDebugString(), Not(HasSubstr("secret")));
+}
+
+TEST(ErrorsTest, TroublesOfTheStoreAreForTheLog) {
+  const CallError error = MakeStoreError(
+      MakeError(Reason::kServerUnavailable, "job database /secret/jobs.db: disk I/O error"));
+  const Failure failure = Decode(ToGrpcStatus(error));
+  EXPECT_EQ(failure.code, StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(failure.has_retry);
+  EXPECT_THAT(ToStatusProto(error).ShortDebugString(), Not(HasSubstr("secret")));
+  EXPECT_THAT(error.log, HasSubstr("/secret/jobs.db"));
+  const CallError other = MakeStoreError(MakeError(Reason::kJobNotFound, "no job 'x'"));
+  EXPECT_EQ(other.message, "no job 'x'");
 }
 
 v1::MergeJobSpec TypedSpec() { return GoodRequest().merge_job().spec(); }
