@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/log.h"
 #include "core/jobs/lease_keeper.h"
 #include "core/metrics/metrics.h"
 
@@ -190,6 +191,12 @@ void WorkerPool::Fail(HeldJob& job, const absl::Status& error) {
   failure.reason = ReasonOf(error);
   failure.message = std::string(error.message());
   failure.retryable = IsRetryable(failure.reason);
+  // In full: the callers of the service are not told what is inside of the server.
+  ORTHOMERGE_LOG(kWarning, "an attempt at a job failed")
+      .With("tenant", claimed.key.tenant)
+      .With("job", claimed.key.id)
+      .With("reason", ReasonName(failure.reason))
+      .With("error", error.message());
   std::optional<absl::Duration> retry_after;
   if (failure.retryable && failures < claimed.spec.max_attempts) {
     retry_after = Backoff(failures);
