@@ -13,6 +13,7 @@ namespace {
 
 using Kind = YamlValue::Kind;
 
+constexpr size_t kMaxTransforms = 16;  // each takes its share of every tensor's plan
 constexpr absl::string_view kMergekitPrefix = "mergekit.";
 
 class NativeReader {
@@ -235,6 +236,12 @@ class NativeReader {
       return;
     const std::vector<YamlValue>& items = entry->value.items;
     if (items.empty()) return;
+    if (items.size() > kMaxTransforms) {
+      Error(Reason::kOutOfRange,
+            absl::StrCat(items.size(), " transforms; a recipe may have ", kMaxTransforms),
+            "transform", entry->key_location);
+      return;
+    }
     if (method_ != nullptr && !method_->accepts_transform) {
       Error(Reason::kUnsupported,
             absl::StrCat("'", method_->name, "' does not accept a transform before it"),
