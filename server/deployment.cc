@@ -95,7 +95,10 @@ absl::StatusOr<std::unique_ptr<Storage>> OpenStorage(const ServerConfig& config,
 absl::StatusOr<std::unique_ptr<Authenticator>> MakeAuthenticator(const ServerConfig& config) {
   const bool certificates = !config.tls.client_ca.empty();
   if (config.authentication.token_file.empty() && !certificates) return MakeOpenAuthenticator();
-  return MakeTokenAuthenticator(config.authentication.token_file, certificates);
+  absl::StatusOr<std::unique_ptr<Authenticator>> authenticator =
+      MakeTokenAuthenticator(config.authentication.token_file, certificates);
+  if (!authenticator.ok()) return Annotate(authenticator.status(), "authentication.token_file");
+  return authenticator;
 }
 
 void LogOpenings(const ServerConfig& config) {
@@ -150,9 +153,14 @@ absl::Status Deployment::Build(const ServerConfig& config) {
   ASSIGN_OR_RETURN(parts.authenticator, MakeAuthenticator(config));
   std::shared_ptr<grpc::ServerCredentials> credentials;
   if (!config.tls.certificate.empty()) {
-    ASSIGN_OR_RETURN(credentials,
-                     MakeTlsCredentials({config.tls.certificate, config.tls.key,
-                                         config.tls.client_ca, config.tls.reload_interval}));
+    absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> tls = MakeTlsCredentials(
+        {config.tls.certificate, config.tls.key, config.tls.client_ca, config.tls.reload_interval});
+    if (!tls.ok()) {
+      return Annotate(tls.status(), config.tls.client_ca.empty()
+                                        ? "tls.certificate, tls.key"
+                                        : "tls.certificate, tls.key, tls.client_ca");
+    }
+    credentials = *std::move(tls);
   }
   if (credentials != nullptr) {
     parts.certificate_gauge = std::make_unique<CertificateGauge>(
