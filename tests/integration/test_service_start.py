@@ -53,7 +53,9 @@ class Start(ServiceCase):
                 ({"listen": "127.0.0.1"}, "listen"),
                 ({"listen": "127.0.0.1:99999"}, "listen"),
                 ({"log.level": "loud"}, "log.level"),
-                ({"authentication.token_file": "/does/not/exist"}, "authentication.token_file")]):
+                ({"authentication.token_file": "/does/not/exist"}, "authentication.token_file"),
+                ({"tls.certificate": "/does/not/exist"}, "tls.key"),
+                ({"tls.certificate": "/does/not/exist", "tls.key": "/nor/this"}, "tls.certificate")]):
             with self.subTest(text, changes=str(changes)):
                 server = self.server(f"server{number}", changes, started=False)
                 slowest = max(slowest, self.refused_start(server, text))

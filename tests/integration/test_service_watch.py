@@ -34,7 +34,7 @@ class Watch(HeldCase):
         return client.wait_state(job.name, "RUNNING"), place
 
     def crowd(self, count, worst):
-        server = self.held_server(**{"workers.threads": 1})
+        server = self.held_server(**{"workers.threads": 1, "workers.memory_budget": "64MiB"})
         client = server.client()
         # The same job, held and slow as well, once before and alone: what it takes is not to be put down to watchers.
         warm, _ = self.slow_job(client, "warm")
