@@ -182,12 +182,16 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   ASSIGN_OR_RETURN(
       const std::vector<Checkpoint> checkpoints,
       OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
+  // Nobody may wait any more for what takes seconds where there are very many tensors.
+  RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  RETURN_IF_ERROR(call.Check());
   const absl::Status compiled = CompileTensors(make_method, *device, plan.get(), diagnostics);
   if (!compiled.ok()) {
     if (!diagnostics->has_errors()) diagnostics->Add(compiled);
     return compiled;
   }
+  RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutTasks(plan.get());
   RETURN_IF_ERROR(AddBlobs(storage, checkpoints[0], call, plan.get()));
