@@ -197,6 +197,7 @@ absl::Status Deployment::Build(const ServerConfig& config) {
     parts.pool->JobChanged(key);
     parts.pool->Wake();
   });
+  parts.store->SetFinishedListener([&parts](const Job& job) { CountFinished(parts.metrics, job); });
   ASSIGN_OR_RETURN(const int resumed, parts.store->ReapAll(pool_options.reap_policy));
   if (resumed > 0) ORTHOMERGE_LOG(kInfo, "jobs of an earlier process go on").With("jobs", resumed);
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -94,6 +95,13 @@ struct RunObserver {
 // checkpoint or nothing.
 absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const CallOptions& call,
                                   const RunObserver& observer);
+
+// What a run of the plan `plan_digest` has published at `output`, as RunPlan tells it of a model
+// that was there already; none while it is not there in full. Needs neither the plan nor its
+// inputs.
+absl::StatusOr<std::optional<RunResult>> FindPublished(Storage& storage, const Uri& output,
+                                                       const std::string& plan_digest,
+                                                       const CallOptions& call);
 
 // Removes what runs of the plan `plan_digest` to `output` left that did not publish: work area,
 // uploads, files. OK where there is nothing. A model that this plan published stays, and so does

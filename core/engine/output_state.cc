@@ -1,11 +1,13 @@
 // What stands at an output, and cleaning up after merges that were given up.
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/engine/publish.h"
+#include "core/engine/report.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -221,6 +223,56 @@ absl::Status DeleteUnpublished(ObjectStore& store, const Uri& output,
     if (own) ours.push_back(entry.uri);
   }
   for (const Uri& uri : ours) RETURN_IF_ERROR(store.Delete(uri, call));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<RunResult>> FindPublished(Storage& storage, const Uri& output,
+                                                       const std::string& plan_digest,
+                                                       const CallOptions& call) {
+  std::optional<RunResult> none;
+  RETURN_IF_ERROR(CheckName(output));
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(output, StorageAccess::kWrite));
+  if (output.scheme == Uri::Scheme::kFile) {
+    const absl::StatusOr<ObjectInfo> info = store->Stat(output, call);
+    if (ReasonOf(info.status()) == Reason::kInputNotFound) return none;
+    RETURN_IF_ERROR(info.status());
+    if (!info->is_directory) return none;
+  }
+  ASSIGN_OR_RETURN(const Contents contents, Contents::List(*store, output, call));
+  // The mark of a model's commit object is that of its provenance; copies may have lost both.
+  std::set<std::string> commit_marks;
+  std::optional<std::string> provenance_mark;
+  for (const ListEntry& entry : contents.entries()) {
+    const std::string name = contents.NameOf(entry);
+    if (!IsCommitObject(name) && name != "orthomerge.json") continue;
+    ASSIGN_OR_RETURN(const ObjectInfo info, store->Stat(entry.uri, call));
+    const auto digest = info.metadata.find(kPlanKey);
+    const std::string mark = digest == info.metadata.end() ? "" : digest->second;
+    if (IsCommitObject(name)) {
+      commit_marks.insert(mark);
+    } else {
+      provenance_mark = mark;
+    }
+  }
+  if (!provenance_mark.has_value() || !commit_marks.contains(*provenance_mark)) return none;
+  ASSIGN_OR_RETURN(const std::string provenance, ProvenanceDigest(*store, output, call));
+  if (provenance != plan_digest) return none;
+  RunResult result;
+  result.output = output.ToString();
+  result.plan_digest = plan_digest;
+  RETURN_IF_ERROR(ReadPublished(*store, output, call, &result));
+  return std::optional<RunResult>(std::move(result));
+}
+
+absl::Status ReadPublished(ObjectStore& store, const Uri& output, const CallOptions& call,
+                           RunResult* result) {
+  result->already_complete = true;
+  const absl::StatusOr<std::string> report =
+      ReadObject(store, output.Child("report.json"), 256 * kMiB, call);
+  if (report.ok()) result->report_json = *report;
+  const absl::StatusOr<std::string> provenance =
+      ReadObject(store, output.Child("orthomerge.json"), 256 * kMiB, call);
+  if (provenance.ok()) result->files = FilesOfProvenance(*provenance);
   return absl::OkStatus();
 }
 

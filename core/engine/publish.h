@@ -29,6 +29,10 @@ enum class OutputState {
 absl::StatusOr<OutputState> CheckOutput(Storage& storage, const Plan& plan,
                                         const CallOptions& call);
 
+// Report and files of the model at `output`, which is complete.
+absl::Status ReadPublished(ObjectStore& store, const Uri& output, const CallOptions& call,
+                           RunResult* result);
+
 // Deletes the objects at `output` that carry `plan_digest`, if they are no published model.
 absl::Status DeleteUnpublished(ObjectStore& store, const Uri& output,
                                const std::string& plan_digest, const CallOptions& call);

@@ -274,7 +274,6 @@ class Run {
 
   // This plan's model is there already, perhaps from a run that was killed just after publishing.
   absl::Status FinishComplete() {
-    result_.already_complete = true;
     const Uri& output = *plan_.recipe.output.uri;
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output, StorageAccess::kWrite));
     ASSIGN_OR_RETURN(const std::vector<std::string> areas, WorkAreasOf(*store, output, call_));
@@ -282,13 +281,7 @@ class Run {
       if (area != WorkAreaName(output, plan_.digest)) continue;
       RETURN_IF_ERROR(RemoveWorkArea(storage_, *store, output.Sibling(area), call_));
     }
-    const absl::StatusOr<std::string> report =
-        ReadObject(*store, output.Child("report.json"), 256 * kMiB, call_);
-    if (report.ok()) result_.report_json = *report;
-    const absl::StatusOr<std::string> provenance =
-        ReadObject(*store, output.Child("orthomerge.json"), 256 * kMiB, call_);
-    if (provenance.ok()) result_.files = FilesOfProvenance(*provenance);
-    return absl::OkStatus();
+    return ReadPublished(*store, output, call_, &result_);
   }
 
   // A disk that cannot hold the output is said now and not after an hour.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -48,6 +49,12 @@ class JobExecutor {
   // plan is not the one of submission. A transient error or kCancelled keeps finished work.
   virtual absl::StatusOr<JobResult> Run(const Job& job, const ExecutionOptions& options,
                                         const CallOptions& call, const JobObserver& observer) = 0;
+  // The result, if the job's output is complete and in place, whatever became of the attempt that
+  // published it. Needs neither inputs nor the plan's being the same.
+  virtual absl::StatusOr<std::optional<JobResult>> FindPublished(const Job& /*job*/,
+                                                                 const CallOptions& /*call*/) {
+    return std::optional<JobResult>();
+  }
   // Removes what attempts of the job left; OK if there is nothing.
   virtual absl::Status Discard(const Job& job, const CallOptions& call) = 0;
 };

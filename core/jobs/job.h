@@ -143,6 +143,7 @@ struct Job {
   JobPlan plan;
   JobState state = JobState::kQueued;
   bool cancel_requested = false;
+  bool publish_started = false;  // by any attempt: the output may be in place
   JobProgress progress;
   std::optional<JobResult> result;
   std::optional<JobError> error;

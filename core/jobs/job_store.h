@@ -55,6 +55,12 @@ struct ClaimRequest {
       devices;               // what spec.device may say: {"", "cpu"}, {"", "cuda", "cuda:0"}
   uint64_t free_memory = 0;  // plan.memory_budget at most
   absl::Duration lease = absl::Seconds(30);
+  // So that small jobs do not keep a large one waiting for ever: nothing is taken that stands
+  // behind a job which waits for memory since `patience` and would fit `all_memory`, on a device of
+  // these.
+  uint64_t all_memory = 0;
+  std::vector<std::string> idle_devices = {};  // as `devices`
+  absl::Duration patience = absl::Minutes(1);
 };
 
 struct Lease {
@@ -107,9 +113,9 @@ class JobStore {
                                            int limit) = 0;
   virtual absl::StatusOr<JobCounts> Counts() = 0;
 
-  // The best queued job that fits: by priority, then by age. Becomes RUNNING with attempt + 1 and a
-  // new lease. Before those, a CANCELLING job without a live lease: it stays CANCELLING, and the
-  // worker is to clean up and call FinishCancel. None: nothing to do now.
+  // The best queued job that fits: by priority, then by age; see ClaimRequest. Becomes RUNNING with
+  // attempt + 1 and a new lease. Before those, a CANCELLING job without a live lease: it stays
+  // CANCELLING, and the worker is to clean up and call FinishCancel. None: nothing to do now.
   virtual absl::StatusOr<std::optional<ClaimedJob>> Claim(const ClaimRequest& request) = 0;
   // Extends the lease and stores progress (no event). True: a cancel was requested. All calls with
   // a lease: kLeaseLost.
@@ -123,7 +129,7 @@ class JobStore {
   virtual absl::Status StartPublishing(const Lease& lease) = 0;
   virtual absl::Status Succeed(const Lease& lease, const JobResult& result) = 0;
   // With `retry_after` the job is queued again, not before that; else FAILED. A job with a cancel
-  // requested becomes CANCELLED instead of either, unless it is PUBLISHING.
+  // requested stays CANCELLING: kCancelled, and the worker is to clean up and call FinishCancel.
   virtual absl::Status Fail(const Lease& lease, const JobError& error,
                             std::optional<absl::Duration> retry_after) = 0;
   // CANCELLING becomes CANCELLED.
@@ -133,11 +139,13 @@ class JobStore {
 
   struct ReapPolicy {
     int max_losses = 5;  // attempts in a row that ended without a word and without progress
+    // Of all attempts: a job that kills its worker after some work each time ends, too.
+    int max_losses_in_all() const { return max_losses > 10'000'000 ? max_losses : 20 * max_losses; }
     absl::Duration backoff = absl::Seconds(5);
   };
   // Jobs whose lease has expired: RUNNING and PUBLISHING are queued again (FAILED with kWorkerLost
-  // after too many losses, but never from PUBLISHING); CANCELLING stays, for Claim to find. The
-  // attempt ends as lost. Returns how many.
+  // after too many losses, but never once an attempt began to publish: the output may be in place);
+  // CANCELLING stays, for Claim to find. The attempt ends as lost. Returns how many.
   virtual absl::StatusOr<int> Reap(const ReapPolicy& policy) = 0;
   // The same for all leases of this store, expired or not: for a process that just started on an
   // embedded store, where no other worker can be alive.
@@ -146,6 +154,9 @@ class JobStore {
   // Called after every committed change of a job but mere progress, from the thread that made it,
   // with no lock held. Set once, before use.
   virtual void SetListener(std::function<void(const JobKey&)> listener) = 0;
+  // The same for every job that reached its final state, by whatever call; the job as List gives
+  // it.
+  virtual void SetFinishedListener(std::function<void(const Job&)> listener) = 0;
 };
 
 }  // namespace orthomerge

@@ -14,6 +14,8 @@ bool IsTransient(Reason reason) {
          reason == Reason::kStorageUnavailable || reason == Reason::kDeadlineExceeded;
 }
 
+bool MovedOn(const JobProgress& progress) { return progress.bytes_done > progress.bytes_resumed; }
+
 }  // namespace
 
 LeaseKeeper::LeaseKeeper(JobStore* store, EventHub* hub, Metrics* metrics,
@@ -83,7 +85,10 @@ void LeaseKeeper::Report(HeldJob& job, const JobProgress& progress) {
   }
   job.progress = progress;
   job.unstored = true;
-  const absl::Time store_at = job.stored + options_.store_progress;
+  // The first bytes of an attempt are stored at once: should the worker die next, its loss was no
+  // crash at the start.
+  const bool prove = !job.proven && MovedOn(progress);
+  const absl::Time store_at = prove ? now : job.stored + options_.store_progress;
   if (!job.renewing && store_at < job.renew_at) {
     job.renew_at = store_at;
     changed_.NotifyAll();
@@ -157,10 +162,11 @@ absl::Status LeaseKeeper::Write(HeldJob& job, const char* operation, bool last,
     }
     const absl::Status status = write();
     const Reason reason = ReasonOf(status);
+    MutexLock lock(&mutex_);
+    if (reason == Reason::kCancelled) job.finishing = false;  // it was not the last write
     if (status.ok() || reason == Reason::kCancelled || reason == Reason::kJobNotFound) {
       return status;
     }
-    MutexLock lock(&mutex_);
     if (reason == Reason::kLeaseLost) {
       Lose(job);
       if (metrics_ != nullptr) metrics_->FencedWrite(operation);
@@ -223,8 +229,14 @@ void LeaseKeeper::Renew(const std::shared_ptr<HeldJob>& job) {
   job->renew_at = start + options_.renew;
   if (cancel.ok()) {
     job->renewed = start;
-    if (progress) job->stored = start;
-    if (job->unstored) job->renew_at = job->stored + options_.store_progress;
+    if (progress) {
+      job->stored = start;
+      job->proven |= MovedOn(*progress);
+    }
+    if (job->unstored) {
+      const bool prove = !job->proven && MovedOn(job->progress);
+      job->renew_at = prove ? start : job->stored + options_.store_progress;
+    }
     if (*cancel && !job->publishing) {
       job->cancel_requested = true;
       job->work.Cancel();

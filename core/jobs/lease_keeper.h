@@ -38,6 +38,7 @@ struct HeldJob {
   bool told = false;  // renew at once
   JobProgress progress;
   bool unstored = false;  // `progress` is newer than the store's
+  bool proven = false;    // the store knows that this attempt moved on
   absl::Time renewed;     // start of the last renewal that worked
   absl::Time renew_at;
   absl::Time stored = absl::InfinitePast();

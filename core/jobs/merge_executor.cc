@@ -228,6 +228,11 @@ absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptio
 
 absl::StatusOr<JobResult> MergeExecutor::Run(const Job& job, const ExecutionOptions& options,
                                              const CallOptions& call, const JobObserver& observer) {
+  if (job.publish_started) {
+    // Its inputs may be gone by now.
+    ASSIGN_OR_RETURN(std::optional<JobResult> published, FindPublished(job, call));
+    if (published) return *std::move(published);
+  }
   ExecutionOptions fitted = options;
   if (job.spec.device.empty()) fitted.device = "cpu";
   if (fitted.memory_budget == 0) fitted.memory_budget = job.plan.memory_budget;
@@ -250,6 +255,25 @@ absl::StatusOr<JobResult> MergeExecutor::Run(const Job& job, const ExecutionOpti
   JobResult result = ResultOf(std::move(run));
   relay.Tell(result.warnings);  // what only the data gave rise to
   return result;
+}
+
+absl::StatusOr<std::optional<JobResult>> MergeExecutor::FindPublished(const Job& job,
+                                                                      const CallOptions& call) {
+  if (job.plan.digest.empty()) return std::optional<JobResult>();
+  ASSIGN_OR_RETURN(const Uri output, Uri::Parse(job.plan.output_uri, ""));
+  ASSIGN_OR_RETURN(std::optional<RunResult> run,
+                   orthomerge::FindPublished(*storage_, output, job.plan.digest, call));
+  if (!run) return std::optional<JobResult>();
+  JobResult result = ResultOf(*std::move(run));
+  result.warnings = job.plan.warnings;
+  const absl::Status left = DiscardPlan(*storage_, output, job.plan.digest, call);
+  if (ReasonOf(left) == Reason::kCancelled) return left;
+  if (!left.ok()) {
+    result.warnings.push_back(absl::StrCat(
+        "the model is complete, but what its making left could not be removed: ", left.message(),
+        "; `orthomerge clean ", output.ToString(), "` does it"));
+  }
+  return std::optional<JobResult>(std::move(result));
 }
 
 absl::Status MergeExecutor::Discard(const Job& job, const CallOptions& call) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "core/base/bytes.h"
 #include "core/checkpoint/header_cache.h"
@@ -34,6 +35,8 @@ class MergeExecutor : public JobExecutor {
                                Diagnostics* diagnostics, PlanDetails* details = nullptr) override;
   absl::StatusOr<JobResult> Run(const Job& job, const ExecutionOptions& options,
                                 const CallOptions& call, const JobObserver& observer) override;
+  absl::StatusOr<std::optional<JobResult>> FindPublished(const Job& job,
+                                                         const CallOptions& call) override;
   // Needs the stored plan's output and digest only, so changed or lost inputs are no obstacle.
   absl::Status Discard(const Job& job, const CallOptions& call) override;
 

@@ -41,6 +41,14 @@ std::string DeviceList(const std::vector<std::string>& devices) {
   return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+absl::StatusOr<int> LossesOf(JobRows& rows, const JobRow& row) {
+  ASSIGN_OR_RETURN(SqliteQuery query,
+                   rows.database().Prepare("SELECT count(*) FROM job_attempt WHERE job = ? AND "
+                                           "outcome = 'LOST'"));
+  RETURN_IF_ERROR(query.Bind(row.number).Step().status());
+  return static_cast<int>(query.Int(0));
+}
+
 JobError LostError(const JobRow& row) {
   return {Reason::kWorkerLost,
           absl::StrCat("attempt ", row.attempt, ": worker '", row.lease_owner,
@@ -91,18 +99,39 @@ absl::StatusOr<std::optional<JobRow>> NextToClean(JobRows& rows) {
   return std::optional<JobRow>(std::move(row));
 }
 
-absl::StatusOr<std::optional<JobRow>> NextToRun(JobRows& rows, const ClaimRequest& request) {
+// Whether a job that stands before the one of `number` has waited long enough for the memory that
+// this one would take.
+absl::StatusOr<bool> MustWaitForMemory(JobRows& rows, const ClaimRequest& request,
+                                       int64_t free_memory, int64_t number, int64_t priority) {
+  if (request.all_memory <= request.free_memory) return false;
   ASSIGN_OR_RETURN(
       SqliteQuery query,
-      rows.database().Prepare("SELECT number FROM job INDEXED BY job_claimable WHERE state = "
-                              "'QUEUED' AND run_at <= ? AND "
-                              "memory_budget <= ? AND device IN (SELECT value FROM json_each(?)) "
-                              "ORDER BY priority DESC, number LIMIT 1"));
+      rows.database().Prepare("SELECT 1 FROM job INDEXED BY job_claimable WHERE state = 'QUEUED' "
+                              "AND run_at <= ?1 AND memory_budget > ?2 AND memory_budget <= ?3 AND "
+                              "device IN (SELECT value FROM json_each(?4)) AND "
+                              "(priority > ?5 OR (priority = ?5 AND number < ?6)) LIMIT 1"));
+  const int64_t all = static_cast<int64_t>(
+      std::min<uint64_t>(request.all_memory, std::numeric_limits<int64_t>::max()));
+  query.Bind(rows.now() - request.patience).Bind(free_memory).Bind(all);
+  query.Bind(DeviceList(request.idle_devices)).Bind(priority).Bind(number);
+  return query.Step();
+}
+
+absl::StatusOr<std::optional<JobRow>> NextToRun(JobRows& rows, const ClaimRequest& request) {
+  ASSIGN_OR_RETURN(SqliteQuery query,
+                   rows.database().Prepare(
+                       "SELECT number, priority FROM job INDEXED BY job_claimable WHERE state = "
+                       "'QUEUED' AND run_at <= ? AND "
+                       "memory_budget <= ? AND device IN (SELECT value FROM json_each(?)) "
+                       "ORDER BY priority DESC, number LIMIT 1"));
   const int64_t memory = static_cast<int64_t>(
       std::min<uint64_t>(request.free_memory, std::numeric_limits<int64_t>::max()));
   query.Bind(rows.now()).Bind(memory).Bind(DeviceList(request.devices));
   ASSIGN_OR_RETURN(const bool found, query.Step());
   if (!found) return std::optional<JobRow>();
+  ASSIGN_OR_RETURN(const bool wait,
+                   MustWaitForMemory(rows, request, memory, query.Int(0), query.Int(1)));
+  if (wait) return std::optional<JobRow>();
   ASSIGN_OR_RETURN(JobRow row, rows.FindNumber(query.Int(0)));
   return std::optional<JobRow>(std::move(row));
 }
@@ -210,10 +239,7 @@ absl::Status SqliteStore::Fail(const Lease& lease, const JobError& error,
                                std::optional<absl::Duration> retry_after) {
   return Write([&](JobRows& rows) -> absl::Status {
     ASSIGN_OR_RETURN(JobRow row, rows.FindLeased(lease));
-    if (row.state == JobState::kCancelling) {
-      RETURN_IF_ERROR(rows.EndAttempt(row, JobAttempt::Outcome::kCancelled, {}));
-      return rows.SetState(row, {JobState::kCancelled, {}, {}});
-    }
+    if (row.state == JobState::kCancelling) return CancelCameFirst(row);
     RETURN_IF_ERROR(rows.EndAttempt(row, JobAttempt::Outcome::kError, error));
     if (retry_after) return QueueAgain(rows, row, rows.now() + *retry_after, 0, error);
     return rows.SetState(row, {JobState::kFailed, error, {}});
@@ -268,13 +294,17 @@ absl::StatusOr<int> SqliteStore::ReapWhere(const ReapPolicy& policy, bool all) {
         continue;
       }
       const int losses = row.progressed ? 0 : row.losses_in_row + 1;
-      if (losses >= policy.max_losses && row.state != JobState::kPublishing) {
+      ASSIGN_OR_RETURN(const int in_all, LossesOf(rows, row));
+      const bool too_many = losses >= policy.max_losses;
+      // Once an attempt has begun to publish, only a look at the output can tell how it ended.
+      if ((too_many || in_all >= policy.max_losses_in_all()) && !row.publish_started) {
         error.retryable = false;
         error.message = absl::StrCat(
-            losses,
-            " attempts in a row ended without a word and without progress, the last on "
-            "worker '",
-            row.lease_owner,
+            too_many ? absl::StrCat(losses,
+                                    " attempts in a row ended without a word and without "
+                                    "progress")
+                     : absl::StrCat(in_all, " attempts ended without a word"),
+            ", the last on worker '", row.lease_owner,
             "'; look for crashes and lack of memory in the workers' "
             "logs, then submit the job again");
         RETURN_IF_ERROR(rows.SetState(row, {JobState::kFailed, error, {}}));

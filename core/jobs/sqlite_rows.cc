@@ -92,12 +92,12 @@ absl::StatusOr<Job> JobRows::Load(int64_t number, bool whole) {
         database_.Prepare(
             whole ? "SELECT tenant, id, state, cancel_requested, progress, error, sequence, "
                     "version, create_time, update_time, start_time, end_time, request, spec, plan, "
-                    "result, inputs, report FROM job "
+                    "result, publish_started, inputs, report FROM job "
                     "JOIN job_document ON job_document.job = number "
                     "LEFT JOIN job_result ON job_result.job = number WHERE number = ?"
                   : "SELECT tenant, id, state, cancel_requested, progress, error, sequence, "
                     "version, create_time, update_time, start_time, end_time, request, spec, plan, "
-                    "result FROM job "
+                    "result, publish_started FROM job "
                     "JOIN job_document ON job_document.job = number "
                     "LEFT JOIN job_result ON job_result.job = number WHERE number = ?"));
     ASSIGN_OR_RETURN(const bool found, query.Bind(number).Step());
@@ -121,10 +121,11 @@ absl::StatusOr<Job> JobRows::Load(int64_t number, bool whole) {
     if (!query.IsNull(15)) {
       ASSIGN_OR_RETURN(job.result, FromJson<JobResult>(query.Text(15)));
     }
+    job.publish_started = query.Int(16) != 0;
     if (whole) {
-      ASSIGN_OR_RETURN(JobPlan inputs, FromJson<JobPlan>(query.Text(16)));
+      ASSIGN_OR_RETURN(JobPlan inputs, FromJson<JobPlan>(query.Text(17)));
       job.plan.inputs = std::move(inputs.inputs);
-      if (job.result) job.result->report_json = query.Text(17);
+      if (job.result) job.result->report_json = query.Text(18);
     }
   }
   {
@@ -193,6 +194,7 @@ absl::Status JobRows::SetState(JobRow& row, const StateChanged& change) {
   row.state = change.state;
   ++row.version;
   if (!keeps_lease) row.lease_id.clear();
+  if (final) finished_.push_back(row.number);
   return AddEvent(row, ToJson(JobEventBody(change)), std::nullopt);
 }
 

@@ -58,11 +58,14 @@ class JobRows {
   // To be told of when the transaction is through.
   void Changed(const JobKey& key) { changed_.push_back(key); }
   const std::vector<JobKey>& changed() const { return changed_; }
+  // Numbers of the jobs that became final.
+  const std::vector<int64_t>& finished() const { return finished_; }
 
  private:
   SqliteDatabase& database_;
   const absl::Time now_;
   std::vector<JobKey> changed_;
+  std::vector<int64_t> finished_;
 };
 
 }  // namespace orthomerge

@@ -157,6 +157,10 @@ void SqliteStore::SetListener(std::function<void(const JobKey&)> listener) {
   listener_ = std::move(listener);
 }
 
+void SqliteStore::SetFinishedListener(std::function<void(const Job&)> listener) {
+  finished_listener_ = std::move(listener);
+}
+
 absl::StatusOr<CreatedJob> SqliteStore::Create(const NewJob& job, int64_t max_queued) {
   return Write([&](JobRows& rows) -> absl::StatusOr<CreatedJob> {
     SqliteDatabase& database = rows.database();

@@ -49,6 +49,7 @@ class SqliteStore : public JobStore {
   absl::StatusOr<int> ReapAll(const ReapPolicy& policy) override;
 
   void SetListener(std::function<void(const JobKey&)> listener) override;
+  void SetFinishedListener(std::function<void(const Job&)> listener) override;
 
  private:
   static const absl::Status& StatusOf(const absl::Status& status) { return status; }
@@ -58,16 +59,22 @@ class SqliteStore : public JobStore {
   }
 
   // Runs `body` on the rows as one transaction that is kept if it returns OK, and then tells the
-  // listener.
+  // listeners.
   template <typename Body>
   auto Write(const Body& body) -> decltype(body(std::declval<JobRows&>())) {
     std::vector<JobKey> changed;
+    std::vector<Job> finished;
     auto result = [&]() -> decltype(body(std::declval<JobRows&>())) {
       MutexLock lock(&mutex_);
       JobRows rows(*database_, clock_());
       RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE"));
       auto written = body(rows);
       if (StatusOf(written).ok()) {
+        for (const int64_t number : rows.finished()) {
+          if (!finished_listener_) break;
+          absl::StatusOr<Job> job = rows.Load(number, /*whole=*/false);
+          if (job.ok()) finished.push_back(*std::move(job));
+        }
         const absl::Status committed = database_->Execute("COMMIT");
         if (committed.ok()) {
           changed = rows.changed();
@@ -77,11 +84,13 @@ class SqliteStore : public JobStore {
       }
       // Fails where SQLite has rolled back on its own.
       database_->Execute("ROLLBACK").IgnoreError();
+      finished.clear();
       return written;
     }();
     if (listener_) {
       for (const JobKey& key : changed) listener_(key);
     }
+    for (const Job& job : finished) finished_listener_(job);
     return result;
   }
 
@@ -100,6 +109,7 @@ class SqliteStore : public JobStore {
   const int lock_;
   const Clock clock_;
   std::function<void(const JobKey&)> listener_;
+  std::function<void(const Job&)> finished_listener_;
 };
 
 }  // namespace orthomerge

@@ -103,8 +103,23 @@ std::shared_ptr<HeldJob> WorkerPool::Claim(const std::string& device) {
   const uint64_t used = keeper_->memory();
   request.free_memory = options_.host_memory_budget - std::min(used, options_.host_memory_budget);
   request.lease = options_.lease;
+  request.all_memory = options_.host_memory_budget;
+  request.patience = options_.patience;
+  for (const std::string& other : options_.devices) {
+    if (other != device && keeper_->holds(other)) continue;
+    request.idle_devices.push_back(other.substr(0, other.find(':')));
+    request.idle_devices.push_back(other);
+  }
   const absl::Time start = options_.clock();
   absl::StatusOr<std::optional<ClaimedJob>> claimed = store_->Claim(request);
+  if (claimed.ok() != can_claim_) {
+    can_claim_ = claimed.ok();
+    if (can_claim_) {
+      ORTHOMERGE_LOG(kInfo, "jobs can be claimed again");
+    } else {
+      ORTHOMERGE_LOG(kError, "no job can be claimed").With("error", claimed.status().message());
+    }
+  }
   if (!claimed.ok() || !*claimed) return nullptr;  // after an error: with the next poll
   return keeper_->Take(**std::move(claimed), device, start);
 }
@@ -178,7 +193,6 @@ void WorkerPool::Succeed(HeldJob& job, const JobResult& result) {
   }
   const JobPlan& plan = job.claimed.job.plan;
   metrics_->AddMergeTensors(plan.method, static_cast<double>(plan.tensor_count));
-  CountFinished(job.claimed.job, "succeeded", "");
 }
 
 void WorkerPool::Fail(HeldJob& job, const absl::Status& error) {
@@ -198,13 +212,26 @@ void WorkerPool::Fail(HeldJob& job, const absl::Status& error) {
       .With("reason", ReasonName(failure.reason))
       .With("error", error.message());
   std::optional<absl::Duration> retry_after;
-  if (failure.retryable && failures < claimed.spec.max_attempts) {
-    retry_after = Backoff(failures);
-  } else if (failure.retryable) {
-    // Until here the work was kept for another attempt.
+  if (failure.retryable && failures < claimed.spec.max_attempts) retry_after = Backoff(failures);
+  if (!retry_after && (claimed.publish_started || keeper_->standing(job).publishing)) {
+    // A failed job with a complete output must not be.
+    absl::StatusOr<std::optional<JobResult>> published = LookForOutput(job);
+    if (published.ok() && *published) return Succeed(job, **published);
+    if (job.clean_up.cancelled()) return Release(job);
+    if (!published.ok() && IsRetryable(ReasonOf(published.status()))) {
+      retry_after = Backoff(failures);
+      failure.retryable = true;
+      absl::StrAppend(&failure.message, "; whether the output was published cannot be told yet: ",
+                      std::string(published.status().message()));
+    }
+  }
+  // The engine has removed what a permanent error makes useless, but not if it did not come to it:
+  // where inputs have changed, say, since an earlier attempt.
+  if (!retry_after && (failure.retryable || claimed.attempts.size() > 1)) {
     absl::Status left;
     if (!CleanUp(job, &left)) return Release(job);
-    absl::StrAppend(&failure.message, "; gave up after ", failures, " attempts");
+    if (failure.retryable)
+      absl::StrAppend(&failure.message, "; gave up after ", failures, " attempts");
     if (!left.ok()) {
       absl::StrAppend(&failure.message,
                       ", and what they left could not be removed: ", std::string(left.message()));
@@ -213,16 +240,19 @@ void WorkerPool::Fail(HeldJob& job, const absl::Status& error) {
   const absl::Status written = keeper_->Write(job, "fail", /*last=*/true, [&] {
     return store_->Fail(job.claimed.lease, failure, retry_after);
   });
-  if (!written.ok()) return;
-  if (retry_after) {
-    // Where a cancel came meanwhile, the store has cancelled the job instead.
-    const absl::StatusOr<Job> now = store_->Get(claimed.key);
-    absl::Status left;
-    if (now.ok() && now->state == JobState::kCancelled) CleanUp(job, &left);
+  if (ReasonOf(written) == Reason::kCancelled) {  // a cancel came meanwhile
+    keeper_->SetCancelRequested(job);
+    return FinishCancel(job);
   }
-  if (metrics_ == nullptr) return;
-  metrics_->AttemptEnded("error");
-  if (!retry_after) CountFinished(claimed, "failed", std::string(ReasonName(failure.reason)));
+  if (written.ok() && metrics_ != nullptr) metrics_->AttemptEnded("error");
+}
+
+absl::StatusOr<std::optional<JobResult>> WorkerPool::LookForOutput(HeldJob& job) {
+  keeper_->Moved(job);
+  CallOptions call;
+  call.cancellation = &job.clean_up;
+  call.deadline = absl::Now() + kDiscardTime;
+  return executor_->FindPublished(job.claimed.job, call);
 }
 
 void WorkerPool::FinishCancel(HeldJob& job) {
@@ -239,9 +269,7 @@ void WorkerPool::FinishCancel(HeldJob& job) {
   }
   const absl::Status written = keeper_->Write(
       job, "finish_cancel", /*last=*/true, [&] { return store_->FinishCancel(job.claimed.lease); });
-  if (!written.ok() || metrics_ == nullptr) return;
-  metrics_->AttemptEnded("cancelled");
-  CountFinished(job.claimed.job, "cancelled", std::string(ReasonName(Reason::kCancelled)));
+  if (written.ok() && metrics_ != nullptr) metrics_->AttemptEnded("cancelled");
 }
 
 bool WorkerPool::CleanUp(HeldJob& job, absl::Status* error) {
@@ -259,11 +287,21 @@ bool WorkerPool::CleanUp(HeldJob& job, absl::Status* error) {
   return !job.clean_up.cancelled();
 }
 
-void WorkerPool::CountFinished(const Job& job, const char* result, const std::string& reason) {
-  const absl::Time start = job.start_time.value_or(job.create_time);
-  metrics_->JobFinished(job.key.tenant, job.plan.method, result, reason,
-                        absl::ToDoubleSeconds(start - job.create_time),
-                        absl::ToDoubleSeconds(options_.clock() - start));
+void CountFinished(Metrics& metrics, const Job& job) {
+  const char* result = "succeeded";
+  absl::string_view reason;
+  if (job.state == JobState::kCancelled) {
+    result = "cancelled";
+    reason = ReasonName(Reason::kCancelled);
+  } else if (job.state == JobState::kFailed) {
+    result = "failed";
+    reason = ReasonName(job.error ? job.error->reason : Reason::kInternal);
+  }
+  const absl::Time end = job.end_time.value_or(job.update_time);
+  const absl::Time start = job.start_time.value_or(end);
+  metrics.JobFinished(job.key.tenant, job.plan.method, result, reason,
+                      absl::ToDoubleSeconds(start - job.create_time),
+                      absl::ToDoubleSeconds(end - start));
 }
 
 absl::Duration WorkerPool::Backoff(int failures) {

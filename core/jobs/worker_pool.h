@@ -31,17 +31,21 @@ struct WorkerPoolOptions {
   int threads = 0;                   // of each running job; 0: one per CPU
   absl::Duration lease = absl::Seconds(30);
   absl::Duration renew = absl::Seconds(10);
-  absl::Duration assume_lost = absl::Seconds(20);       // since the last renewal that worked
-  absl::Duration stuck = absl::Minutes(10);             // no renewal once nothing moved for so long
-  absl::Duration store_progress = absl::Seconds(2);     // at most so often
-  absl::Duration poll = absl::Seconds(1);               // for jobs that nobody told
-  absl::Duration reap = absl::Seconds(5);               // also of the gauges
+  absl::Duration assume_lost = absl::Seconds(20);    // since the last renewal that worked
+  absl::Duration stuck = absl::Minutes(10);          // no renewal once nothing moved for so long
+  absl::Duration store_progress = absl::Seconds(2);  // at most so often
+  absl::Duration poll = absl::Seconds(1);            // for jobs that nobody told
+  absl::Duration patience = absl::Minutes(1);  // of a job that waits for memory which others free
+  absl::Duration reap = absl::Seconds(5);      // also of the gauges
   absl::Duration write_retry = absl::Milliseconds(50);  // first pause after a failed store call
   JobStore::ReapPolicy reap_policy;
   absl::Duration retry_backoff = absl::Seconds(5);  // doubles per failed attempt, full jitter
   absl::Duration max_retry_backoff = absl::Minutes(10);
   Clock clock = RealClock();  // decides; threads wait in real time
 };
+
+// For the store's finished listener.
+void CountFinished(Metrics& metrics, const Job& job);
 
 class WorkerPool {
  public:
@@ -74,11 +78,12 @@ class WorkerPool {
   absl::Status StartPublishing(HeldJob& job);
   void Succeed(HeldJob& job, const JobResult& result);
   void Fail(HeldJob& job, const absl::Status& error);
+  // What is in place of a job's output when it is about to fail for good.
+  absl::StatusOr<std::optional<JobResult>> LookForOutput(HeldJob& job);
   void FinishCancel(HeldJob& job);
   // Lets the executor remove what attempts left; a few tries. False: stopped or lost meanwhile.
   bool CleanUp(HeldJob& job, absl::Status* error);
   void Release(HeldJob& job);
-  void CountFinished(const Job& job, const char* result, const std::string& reason);
   absl::Duration Backoff(int failures);
 
   void Tidy();
@@ -93,6 +98,7 @@ class WorkerPool {
   std::thread tidier_;
 
   Mutex claiming_;  // one claim at a time, so that memory is given out once; before all others
+  bool can_claim_ ABSL_GUARDED_BY(claiming_) = true;
   mutable Mutex mutex_;
   ConditionVariable woken_;  // workers
   ConditionVariable to_tidy_;

@@ -283,6 +283,31 @@ TEST_F(MergeExecutorTest, DiscardNeedsNoInputs) {
   EXPECT_FALSE(fs::exists(Path("out")));
 }
 
+// The worker died after the commit, and somebody has tidied up the inputs since.
+TEST_F(MergeExecutorTest, PublishedModelIsFoundWithoutItsInputs) {
+  Job job = JobOf(Spec());
+  job.publish_started = true;
+  EXPECT_THAT(executor_.FindPublished(job, {}).value(), testing::Eq(std::nullopt));
+  const auto first = RunJob(job);
+  ASSERT_THAT(first, IsOk());
+  const auto files = FilesBelow(Path("out"));
+  for (const char* name : {"base", "m0", "m1"}) fs::remove_all(Path(name));
+  const auto again = RunJob(job);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->already_complete);
+  EXPECT_EQ(again->files, first->files);
+  EXPECT_EQ(again->report_json, first->report_json);
+  EXPECT_EQ(again->plan_digest, first->plan_digest);
+  EXPECT_EQ(published_, 0);
+  EXPECT_TRUE(FilesBelow(Path("out")) == files);
+
+  Job other = job;
+  other.plan.digest[0] = other.plan.digest[0] == '0' ? '1' : '0';
+  EXPECT_THAT(executor_.FindPublished(other, {}).value(), testing::Eq(std::nullopt));
+  fs::remove(Path("out/model.safetensors"));
+  EXPECT_THAT(executor_.FindPublished(job, {}).value(), testing::Eq(std::nullopt));
+}
+
 TEST_F(MergeExecutorTest, DiscardSparesAPublishedModel) {
   const Job job = JobOf(Spec());
   ASSERT_THAT(RunJob(job), IsOk());

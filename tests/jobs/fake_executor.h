@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -20,6 +21,7 @@ class FakeExecutor : public JobExecutor {
   // Set before use; by default a job publishes at once.
   Body body;
   std::function<absl::Status(const Job& job)> discard;
+  std::function<absl::StatusOr<std::optional<JobResult>>(const Job& job)> find_published;
 
   // Asks, then makes the output visible.
   absl::StatusOr<JobResult> Publish(const Job& job, const JobObserver& observer) {
@@ -56,6 +58,11 @@ class FakeExecutor : public JobExecutor {
       ++runs_[job.key.id];
     }
     return body ? body(job, options, call, observer) : Publish(job, observer);
+  }
+  absl::StatusOr<std::optional<JobResult>> FindPublished(const Job& job,
+                                                         const CallOptions&) override {
+    if (find_published) return find_published(job);
+    return published(job.key.id) > 0 ? std::optional<JobResult>(JobResult()) : std::nullopt;
   }
   absl::Status Discard(const Job& job, const CallOptions&) override {
     {

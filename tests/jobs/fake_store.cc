@@ -141,13 +141,13 @@ absl::StatusOr<Job> FakeStore::Cancel(const JobKey& key, std::optional<int64_t>,
     Row& row = found->second;
     if (IsFinal(row.job.state)) return MakeError(Reason::kJobFinal, "final");
     const bool waits = row.job.state == JobState::kQueued;
-    if ((waits || row.job.state == JobState::kRunning) && !row.publish_started) {
+    if ((waits || row.job.state == JobState::kRunning) && !row.job.publish_started) {
       row.job.cancel_requested = true;
       Move(row, waits && row.job.attempts.empty() ? JobState::kCancelled : JobState::kCancelling);
     }
     job = row.job;
   }
-  if (listener_) listener_(key);
+  Tell(job);
   return job;
 }
 
@@ -218,6 +218,18 @@ absl::StatusOr<std::optional<ClaimedJob>> FakeStore::Claim(const ClaimRequest& r
       if ((to_clean || to_run) && (best == nullptr || better(row, *best))) best = &row;
     }
     if (best == nullptr) return std::optional<ClaimedJob>();
+    for (const auto& [key, row] : rows_) {
+      const std::string& device = row.job.spec.device;
+      const bool fits_device =
+          device.empty() || std::find(request.idle_devices.begin(), request.idle_devices.end(),
+                                      device) != request.idle_devices.end();
+      if (best->job.state == JobState::kQueued && row.job.state == JobState::kQueued &&
+          std::max(row.run_at, row.job.create_time) <= now - request.patience &&
+          row.job.plan.memory_budget > request.free_memory &&
+          row.job.plan.memory_budget <= request.all_memory && fits_device && better(row, *best)) {
+        return std::optional<ClaimedJob>();
+      }
+    }
     best->lease_id = absl::StrCat("lease-", next_++);
     best->lease_end = now + request.lease;
     if (best->job.state == JobState::kQueued) {
@@ -239,6 +251,7 @@ absl::StatusOr<std::optional<ClaimedJob>> FakeStore::Claim(const ClaimRequest& r
 absl::Status FakeStore::Write(const std::string& operation, const Lease& lease,
                               const std::function<absl::Status(Row&)>& write) {
   RETURN_IF_ERROR(Enter(operation));
+  Job job;
   {
     MutexLock lock(&mutex_);
     const auto found = rows_.find(lease.key);
@@ -247,8 +260,9 @@ absl::Status FakeStore::Write(const std::string& operation, const Lease& lease,
       return MakeError(Reason::kLeaseLost, absl::StrCat(operation, " without the lease"));
     }
     RETURN_IF_ERROR(write(found->second));
+    job = found->second.job;
   }
-  if (listener_ && operation != "renew") listener_(lease.key);
+  if (operation != "renew") Tell(job);
   return absl::OkStatus();
 }
 
@@ -285,7 +299,7 @@ absl::Status FakeStore::AddMetrics(const Lease& lease, const MetricSeries& serie
 absl::Status FakeStore::StartPublishing(const Lease& lease) {
   return Write("start_publishing", lease, [&](Row& row) {
     if (row.job.cancel_requested) return MakeError(Reason::kCancelled, "a cancel came first");
-    row.publish_started = true;
+    row.job.publish_started = true;
     if (row.job.state == JobState::kRunning) Move(row, JobState::kPublishing);
     return absl::OkStatus();
   });
@@ -302,11 +316,9 @@ absl::Status FakeStore::Succeed(const Lease& lease, const JobResult& result) {
 absl::Status FakeStore::Fail(const Lease& lease, const JobError& error,
                              std::optional<absl::Duration> retry_after) {
   return Write("fail", lease, [&](Row& row) {
-    const bool cancelled = row.job.cancel_requested;
+    if (row.job.cancel_requested) return MakeError(Reason::kCancelled, "a cancel came first");
     EndAttempt(row, JobAttempt::Outcome::kError, error);
-    if (cancelled) {
-      Move(row, JobState::kCancelled);
-    } else if (retry_after) {
+    if (retry_after) {
       row.run_at = clock_() + *retry_after;
       Move(row, JobState::kQueued, error);
     } else {
@@ -364,6 +376,15 @@ absl::StatusOr<int> FakeStore::ReapAll(const ReapPolicy& policy) {
 
 void FakeStore::SetListener(std::function<void(const JobKey&)> listener) {
   listener_ = std::move(listener);
+}
+
+void FakeStore::SetFinishedListener(std::function<void(const Job&)> listener) {
+  finished_listener_ = std::move(listener);
+}
+
+void FakeStore::Tell(const Job& job) {
+  if (listener_) listener_(job.key);
+  if (finished_listener_ && IsFinal(job.state)) finished_listener_(job);
 }
 
 }  // namespace orthomerge

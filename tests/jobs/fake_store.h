@@ -54,6 +54,7 @@ class FakeStore : public JobStore {
   absl::StatusOr<int> Reap(const ReapPolicy& policy) override;
   absl::StatusOr<int> ReapAll(const ReapPolicy& policy) override;
   void SetListener(std::function<void(const JobKey&)> listener) override;
+  void SetFinishedListener(std::function<void(const Job&)> listener) override;
 
  private:
   struct Row {
@@ -64,7 +65,6 @@ class FakeStore : public JobStore {
     absl::Time lease_end = absl::InfinitePast();
     absl::Time run_at = absl::InfinitePast();
     int64_t number = 0;
-    bool publish_started = false;
   };
 
   absl::Status Enter(const std::string& operation);
@@ -81,6 +81,9 @@ class FakeStore : public JobStore {
 
   const Clock clock_;
   std::function<void(const JobKey&)> listener_;
+  std::function<void(const Job&)> finished_listener_;
+  // Tells the listeners of a change of `job`.
+  void Tell(const Job& job);
   Mutex mutex_;
   std::map<JobKey, Row> rows_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int> calls_ ABSL_GUARDED_BY(mutex_);

@@ -248,7 +248,9 @@ TEST_P(StoreConformance, FailureOfACancelledJobIsACancel) {
     const std::string id = retry ? "a" : "b";
     const Lease lease = Run(id);
     ASSERT_TRUE(store_->Cancel({"team", id}, {}, "").ok());
-    ASSERT_TRUE(store_->Fail(lease, kStorage, retry).ok());
+    EXPECT_EQ(ReasonText(store_->Fail(lease, kStorage, retry)), "CANCELLED");
+    EXPECT_EQ(StateOf(id), kCancelling) << "what it left is to be removed first";
+    ASSERT_TRUE(store_->FinishCancel(lease).ok());
     EXPECT_EQ(StateOf(id), kCancelled);
     EXPECT_FALSE(Get(id).error.has_value());
   }

@@ -178,6 +178,90 @@ TEST_P(StoreLease, ReaperNeverFailsAPublishingJob) {
   }
 }
 
+// Its output may be in place, also while a later attempt only looks for it.
+TEST_P(StoreLease, ReaperNeverFailsAJobThatOnceBeganToPublish) {
+  Create("a");
+  ASSERT_TRUE(store_->StartPublishing(Claim()->lease).ok());
+  for (int i = 0; i < 10; ++i) {
+    Advance(absl::Minutes(10));
+    ASSERT_EQ(*store_->Reap({}), 1);
+    EXPECT_EQ(StateOf("a"), kQueued);
+    EXPECT_TRUE(Get("a").publish_started);
+    Advance(absl::Minutes(10));
+    const auto claimed = Claim();
+    ASSERT_TRUE(claimed.has_value());
+    EXPECT_TRUE(claimed->job.publish_started);
+  }
+}
+
+// Work that is done and lost each time does not keep a job that kills its workers going for ever.
+TEST_P(StoreLease, LossesHaveALimitInAll) {
+  Create("a");
+  int losses = 0;
+  for (; losses < 100 && StateOf("a") != kFailed; ++losses) {
+    const auto claimed = Claim();
+    ASSERT_TRUE(claimed.has_value());
+    ASSERT_TRUE(store_->Renew(claimed->lease, absl::Seconds(30), MakeProgress("write", 5)).ok());
+    Advance(absl::Seconds(30));
+    ASSERT_EQ(*store_->Reap({.max_losses = 2}), 1);
+    Advance(absl::Minutes(10));
+  }
+  EXPECT_EQ(losses, 40);
+  EXPECT_EQ(Get("a").error->reason, Reason::kWorkerLost);
+}
+
+TEST_P(StoreLease, SmallJobsWaitBehindALargeOneThatWaitedLong) {
+  const auto make = [&](const std::string& id, uint64_t memory, int priority = 0) {
+    NewJob job = MakeJob(id, priority);
+    job.plan.memory_budget = memory;
+    Create(job);
+  };
+  NewJob other = MakeJob("other-device", 90);
+  other.spec.device = "cuda:7";
+  other.plan.memory_budget = 80;
+  Create(other);
+  make("hopeless", 101, 80);
+  make("large", 80, 10);
+  make("small-1", 30);
+  ClaimRequest request = AnyJob();
+  request.free_memory = 50;
+  request.all_memory = 100;
+  request.idle_devices = {"cpu"};
+  EXPECT_THAT(ClaimAll(request), ElementsAre("small-1"));
+  Advance(absl::Minutes(1));
+  make("small-2", 30);
+  make("small-urgent", 30, 20);
+  EXPECT_THAT(ClaimAll(request), ElementsAre("small-urgent"));
+  request.free_memory = 100;
+  EXPECT_EQ(Claim(request)->job.key.id, "large");
+  request.free_memory = 20;
+  EXPECT_THAT(ClaimAll(request), testing::IsEmpty());
+  request.free_memory = 50;
+  EXPECT_THAT(ClaimAll(request), ElementsAre("small-2"));
+}
+
+TEST_P(StoreLease, EveryEndOfAJobIsToldOnce) {
+  std::vector<std::string> told;
+  store_->SetFinishedListener([&](const Job& job) {
+    const absl::string_view state = JobStateName(job.state);
+    told.push_back(job.key.id + " " + std::string(state));
+    EXPECT_EQ(job.end_time, now());
+    EXPECT_FALSE(job.plan.method.empty());
+  });
+  ASSERT_TRUE(store_->Succeed(Run("done"), MakeResult()).ok());
+  ASSERT_TRUE(store_->Fail(Run("broken"), {Reason::kShapeMismatch, "", false}, {}).ok());
+  ASSERT_TRUE(store_->Release(Run("resting")).ok());
+  ASSERT_TRUE(store_->Cancel({"team", "resting"}, {}, "").ok());
+  ASSERT_TRUE(store_->FinishCancel(Claim()->lease).ok());
+  Create("waiting");
+  ASSERT_TRUE(store_->Cancel({"team", "waiting"}, {}, "").ok());
+  EXPECT_FALSE(store_->Cancel({"team", "waiting"}, {}, "").ok());
+  Run("poison");
+  ASSERT_EQ(*store_->ReapAll({.max_losses = 1}), 1);
+  EXPECT_THAT(told, ElementsAre("done SUCCEEDED", "broken FAILED", "resting CANCELLED",
+                                "waiting CANCELLED", "poison FAILED"));
+}
+
 TEST_P(StoreLease, ReapAllResumesAtOnceAfterARestart) {
   Run("a");
   const Lease working = Run("b");

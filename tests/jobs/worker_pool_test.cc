@@ -60,6 +60,7 @@ class WorkerPoolTestBase {
   void Start() {
     pool_ = std::make_unique<WorkerPool>(store_, &executor_, hub_, &metrics_, options_);
     store_->SetListener([this](const JobKey& key) { pool_->JobChanged(key); });
+    store_->SetFinishedListener([this](const Job& job) { CountFinished(metrics_, job); });
     pool_->Start();
   }
   void Advance(absl::Duration time) { now_ += absl::ToInt64Microseconds(time); }
@@ -376,9 +377,10 @@ TEST_P(WorkerPoolTest, StuckJobLosesItsLeaseToAnotherWorker) {
   Start();
   const JobKey key = Add("a");
   ASSERT_TRUE(Reaches(key, JobState::kRunning));
-  for (int i = 0; i < 12; ++i) {  // two minutes of work
-    Advance(absl::Seconds(10));
-    absl::SleepFor(absl::Milliseconds(25));
+  for (int i = 0; i < 24; ++i) {  // two minutes of work
+    const uint64_t before = Get(key).progress.bytes_done;
+    Advance(absl::Seconds(5));
+    ASSERT_TRUE(Eventually([&] { return Get(key).progress.bytes_done > before; }));
   }
   EXPECT_EQ(Get(key).attempts.size(), 1u);
   moves = false;
@@ -442,6 +444,154 @@ TEST_P(WorkerPoolTest, HighestPriorityRunsFirstAndOnlyWhereItsDeviceIs) {
   options_.devices = {"cuda:1"};
   Start();
   EXPECT_TRUE(Reaches(gpu, JobState::kSucceeded));
+}
+
+TEST_P(WorkerPoolTest, RateAndTimeLeftAreOfThisAttempt) {
+  std::vector<JobProgress> seen;
+  EventHub hub(store_, {.clock = clock_, .own_thread = false});
+  hub_ = &hub;
+  executor_.body = [&](const Job& job, auto&&, auto&&,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    JobProgress progress;
+    progress.stage = "write";
+    progress.bytes_total = 10'000;
+    progress.bytes_resumed = progress.bytes_done = 4000;
+    auto watch = hub.Subscribe(job.key, {}, absl::ZeroDuration(), [] {}).value();
+    while (progress.bytes_done < 6000) {
+      observer.progress(progress);
+      hub.Tick();
+      while (const auto message = watch->Poll()) {
+        if (message->kind == WatchMessage::Kind::kProgress) seen.push_back(message->progress);
+      }
+      progress.bytes_done += 100;
+      Advance(absl::Seconds(1));
+    }
+    observer.progress(progress);
+    return executor_.Publish(job, observer);
+  };
+  options_.assume_lost = absl::Hours(1);
+  options_.reap = absl::Hours(1);
+  Start();
+  const JobKey key = Add("a");
+  ASSERT_TRUE(Reaches(key, JobState::kSucceeded));
+  Stop();
+  ASSERT_GE(seen.size(), 2u);
+  EXPECT_EQ(seen.front().bytes_done, 4000u);
+  EXPECT_EQ(seen.front().bytes_per_second, 0) << "what was resumed is no speed";
+  EXPECT_FALSE(seen.front().time_left.has_value());
+  EXPECT_NEAR(seen.back().bytes_per_second, 100, 1);
+  ASSERT_TRUE(seen.back().time_left.has_value());
+  const double left = static_cast<double>(10'000 - seen.back().bytes_done) / 100;
+  EXPECT_NEAR(absl::ToDoubleSeconds(*seen.back().time_left), left, 1);
+}
+
+TEST_P(WorkerPoolTest, EveryEndIsCounted) {
+  executor_.body = [&](const Job& job, auto&&, const CallOptions& call,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    if (job.key.id == "runs") return UntilCancelled(call);
+    return executor_.Publish(job, observer);
+  };
+  const JobKey waits = Add("waits");
+  Start();
+  const JobKey runs = Add("runs", 100);
+  const JobKey never = Add("never", 0, 1, 3, "cuda");
+  ASSERT_TRUE(store_->Cancel(never, {}, "").ok());
+  ASSERT_TRUE(Reaches(runs, JobState::kRunning));
+  ASSERT_TRUE(store_->Cancel(runs, {}, "").ok());
+  ASSERT_TRUE(Reaches(runs, JobState::kCancelled));
+  ASSERT_TRUE(Reaches(waits, JobState::kSucceeded));
+  EXPECT_TRUE(Eventually([&] { return Counter("orthomerge_jobs_finished_total") == 3; }));
+}
+
+// The model is in place, and what comes after it fails: for good, or time and again.
+TEST_P(WorkerPoolTest, JobWhoseOutputIsInPlaceIsNeverFailed) {
+  executor_.body = [&](const Job& job, auto&&, auto&&,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    RETURN_IF_ERROR(executor_.Publish(job, observer).status());
+    return MakeError(
+        job.key.id == "denied" ? Reason::kPermissionDenied : Reason::kStorageUnavailable,
+        "the work area cannot be removed");
+  };
+  std::atomic<bool> reachable = false;
+  executor_.find_published = [&](const Job& job) -> absl::StatusOr<std::optional<JobResult>> {
+    if (job.key.id == "away" && !reachable) {
+      return MakeError(Reason::kStorageUnavailable, "no answer");
+    }
+    JobResult result;
+    result.already_complete = true;
+    return std::optional<JobResult>(result);
+  };
+  Start();
+  const JobKey denied = Add("denied", 0, 1, 1), away = Add("away", 0, 1, 1);
+  ASSERT_TRUE(Reaches(denied, JobState::kSucceeded));
+  EXPECT_TRUE(Get(denied).result->already_complete);
+  ASSERT_TRUE(Eventually([&] {
+    Advance(absl::Seconds(1));
+    return Get(away).attempts.size() >= 3;
+  }));
+  EXPECT_FALSE(IsFinal(Get(away).state));
+  reachable = true;
+  ASSERT_TRUE(Eventually([&] {
+    Advance(absl::Seconds(1));
+    return Get(away).state == JobState::kSucceeded;
+  }));
+  EXPECT_EQ(executor_.discards("away"), 0);
+}
+
+TEST_P(WorkerPoolTest, PermanentErrorOfALaterAttemptRemovesWhatIsLeft) {
+  executor_.body = [&](auto&&...) {
+    return executor_.runs("a") == 1 ? MakeError(Reason::kStorageUnavailable, "no answer")
+                                    : MakeError(Reason::kInputChanged, "changed");
+  };
+  Start();
+  const JobKey key = Add("a");
+  ASSERT_TRUE(Eventually([&] {
+    Advance(absl::Seconds(1));
+    return Get(key).state == JobState::kFailed;
+  }));
+  EXPECT_EQ(Get(key).error->message, "changed");
+  EXPECT_EQ(executor_.discards("a"), 1);
+}
+
+TEST_P(WorkerPoolTest, CancelBeforeTheRetryIsWrittenCleansUpFirst) {
+  executor_.discard = [&](const Job& job) {
+    EXPECT_EQ(Get(job.key).state, JobState::kCancelling);
+    return absl::OkStatus();
+  };
+  executor_.body = [&](const Job& job, auto&&...) {
+    EXPECT_TRUE(store_->Cancel(job.key, {}, "").ok());
+    return MakeError(Reason::kStorageUnavailable, "no answer");
+  };
+  options_.renew = absl::Hours(1);
+  Start();
+  store_->SetListener([](const JobKey&) {});  // the worker learns of it from the answer alone
+  const JobKey key = Add("a");
+  ASSERT_TRUE(Reaches(key, JobState::kCancelled));
+  EXPECT_EQ(executor_.discards("a"), 1);
+  EXPECT_EQ(Get(key).attempts.at(0).outcome, JobAttempt::Outcome::kCancelled);
+}
+
+TEST_P(WorkerPoolTest, LargeJobGetsItsMemoryAtLast) {
+  options_.devices = {"cpu", "cuda:0"};
+  options_.patience = absl::Seconds(10);
+  std::atomic<bool> first_may_end = false;
+  executor_.body = [&](const Job& job, auto&&, auto&&,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    if (job.key.id == "first") Eventually([&] { return first_may_end.load(); });
+    return executor_.Publish(job, observer);
+  };
+  Start();
+  const JobKey first = Add("first", 0, 50);
+  ASSERT_TRUE(Reaches(first, JobState::kRunning));
+  const JobKey large = Add("large", 0, 100), small = Add("small", 0, 50);
+  ASSERT_TRUE(Reaches(small, JobState::kSucceeded)) << "there is no need to wait yet";
+  Advance(absl::Seconds(10));
+  const JobKey late = Add("late", 0, 50);
+  absl::SleepFor(absl::Milliseconds(50));  // a few polls
+  EXPECT_EQ(Get(late).state, JobState::kQueued);
+  first_may_end = true;
+  EXPECT_TRUE(Reaches(late, JobState::kSucceeded));
+  EXPECT_EQ(Get(large).state, JobState::kSucceeded);
 }
 
 // With faults of the store.
@@ -550,6 +700,30 @@ TEST_F(WorkerPoolFaultTest, GivesUpALastWriteWithTheLease) {
   Advance(absl::Seconds(21));
   ASSERT_TRUE(Eventually([&] { return !pool_->busy("cpu"); }));
   EXPECT_EQ(Get(key).state, JobState::kPublishing);
+}
+
+// So that a kill soon after is no crash at the start. The clock stands still.
+TEST_F(WorkerPoolFaultTest, FirstBytesOfAnAttemptAreStoredAtOnce) {
+  options_.renew = absl::Hours(1);
+  std::atomic<bool> resumed = false;
+  executor_.body = [&](const Job& job, auto&&, auto&&,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    JobProgress progress;
+    progress.stage = "write";
+    progress.bytes_total = 100;
+    progress.bytes_done = progress.bytes_resumed = 5;
+    observer.progress(progress);
+    Eventually([&] { return Get(job.key).progress.bytes_resumed == 5; });
+    resumed = true;
+    progress.bytes_done = 6;
+    observer.progress(progress);
+    Eventually([&] { return Get(job.key).progress.bytes_done == 6; });
+    EXPECT_EQ(Get(job.key).progress.bytes_done, 6u);
+    return executor_.Publish(job, observer);
+  };
+  Start();
+  EXPECT_TRUE(Reaches(Add("a"), JobState::kSucceeded));
+  EXPECT_TRUE(resumed);
 }
 
 TEST_F(WorkerPoolFaultTest, ProgressGoesToWatchersAtOnceAndToTheStoreNowAndThen) {
