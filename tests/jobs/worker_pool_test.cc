@@ -563,8 +563,9 @@ TEST_P(WorkerPoolTest, CancelBeforeTheRetryIsWrittenCleansUpFirst) {
     return MakeError(Reason::kStorageUnavailable, "no answer");
   };
   options_.renew = absl::Hours(1);
-  Start();
-  store_->SetListener([](const JobKey&) {});  // the worker learns of it from the answer alone
+  // Without a listener of the store: the worker learns of it from the answer alone.
+  pool_ = std::make_unique<WorkerPool>(store_, &executor_, hub_, &metrics_, options_);
+  pool_->Start();
   const JobKey key = Add("a");
   ASSERT_TRUE(Reaches(key, JobState::kCancelled));
   EXPECT_EQ(executor_.discards("a"), 1);
