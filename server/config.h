@@ -64,7 +64,7 @@ struct ServerConfig {
     int64_t max_queued = 100'000;
     absl::Duration lease = absl::Seconds(30);
     absl::Duration retry_backoff = absl::Seconds(5);
-    int max_worker_losses = 5;
+    int max_worker_losses = 20;
     friend bool operator==(const Jobs&, const Jobs&) = default;
   } jobs;
   struct Workers {

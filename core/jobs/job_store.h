@@ -138,7 +138,7 @@ class JobStore {
   virtual absl::Status Release(const Lease& lease) = 0;
 
   struct ReapPolicy {
-    int max_losses = 5;  // attempts in a row that ended without a word and without progress
+    int max_losses = 20;  // attempts in a row that ended without a word and without progress
     // Of all attempts: a job that kills its worker after some work each time ends, too.
     int max_losses_in_all() const { return max_losses > 10'000'000 ? max_losses : 20 * max_losses; }
     absl::Duration backoff = absl::Seconds(5);
