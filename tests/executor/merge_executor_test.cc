@@ -169,7 +169,7 @@ TEST_F(MergeExecutorTest, TooManyModelsAreRefusedBeforeAnyIsLookedAt) {
   Diagnostics diagnostics;
   EXPECT_THAT(executor.Plan(Spec(), {}, &diagnostics), IsOk());
   JobSpec spec = Spec();
-  spec.document = "method: awd\nbase: /none\nmodels: [/none, /none, /none]\n";
+  spec.document = "method: awd\nbase: /none\nmodels: [/none/a, /none/b, /none/c]\n";
   const auto plan = executor.Plan(spec, {}, &diagnostics);
   EXPECT_EQ(ReasonOf(plan.status()), Reason::kTooManyModels);
   ASSERT_EQ(diagnostics.items().size(), 1u);
