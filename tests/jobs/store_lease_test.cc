@@ -104,7 +104,7 @@ TEST_P(StoreLease, ReapTellsWhyAndWaitsLongerEachTime) {
   for (int loss = 1; loss <= 4; ++loss) {
     ASSERT_TRUE(Claim().has_value());
     Advance(absl::Seconds(30));
-    ASSERT_EQ(*store_->Reap({}), 1);
+    ASSERT_EQ(*store_->Reap({.max_losses = 5}), 1);
     const Job job = Get("a");
     EXPECT_EQ(job.state, kQueued);
     ASSERT_TRUE(job.error.has_value());
@@ -119,7 +119,7 @@ TEST_P(StoreLease, ReapTellsWhyAndWaitsLongerEachTime) {
   }
   ASSERT_TRUE(Claim().has_value());
   Advance(absl::Seconds(30));
-  ASSERT_EQ(*store_->Reap({}), 1);
+  ASSERT_EQ(*store_->Reap({.max_losses = 5}), 1);
   const Job job = Get("a");
   EXPECT_EQ(job.state, kFailed);
   EXPECT_EQ(job.error->reason, Reason::kWorkerLost);
