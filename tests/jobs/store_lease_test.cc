@@ -172,7 +172,7 @@ TEST_P(StoreLease, ReaperNeverFailsAPublishingJob) {
     ASSERT_TRUE(claimed.has_value());
     ASSERT_TRUE(store_->StartPublishing(claimed->lease).ok());
     Advance(absl::Seconds(30));
-    ASSERT_EQ(*store_->Reap({}), 1);
+    ASSERT_EQ(*store_->Reap({.max_losses = 3}), 1);
     EXPECT_EQ(StateOf("a"), kQueued);
     Advance(absl::Minutes(10));
   }
@@ -184,7 +184,7 @@ TEST_P(StoreLease, ReaperNeverFailsAJobThatOnceBeganToPublish) {
   ASSERT_TRUE(store_->StartPublishing(Claim()->lease).ok());
   for (int i = 0; i < 10; ++i) {
     Advance(absl::Minutes(10));
-    ASSERT_EQ(*store_->Reap({}), 1);
+    ASSERT_EQ(*store_->Reap({.max_losses = 3}), 1);
     EXPECT_EQ(StateOf("a"), kQueued);
     EXPECT_TRUE(Get("a").publish_started);
     Advance(absl::Minutes(10));
