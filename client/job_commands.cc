@@ -124,6 +124,7 @@ int CancelCommand(CommandContext& context, const CancelOptions& options) {
                        {{"ok", false},
                         {"job", name},
                         {"error", ErrorJson(result.status)},
+                        {"diagnostics", DiagnosticsJson(result.status)},
                         {"exit_code", exit_code}});
       return exit_code;
     }

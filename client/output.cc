@@ -187,18 +187,19 @@ Json ErrorJson(const absl::Status& status) {
   json["reason"] = report.reason;
   json["code"] = report.code;
   json["message"] = report.message;
-  if (!report.faults.empty()) {
-    json["field_violations"] = Json::array();
-    for (const FieldFault& fault : report.faults) {
-      json["field_violations"].push_back(
-          {{"field", fault.field}, {"description", fault.description}});
-    }
-  }
   if (!report.metadata.empty()) json["metadata"] = report.metadata;
   if (report.retry_after.has_value()) {
     json["retry_after"] = absl::ToDoubleSeconds(*report.retry_after);
   }
   return json;
+}
+
+Json DiagnosticsJson(const absl::Status& status) {
+  Json list = Json::array();
+  for (const FieldFault& fault : Explain(status).faults) {
+    list.push_back({{"severity", "error"}, {"message", fault.description}, {"field", fault.field}});
+  }
+  return list;
 }
 
 std::string OneLine(const Json& json) {
@@ -260,7 +261,10 @@ int ReportFailure(CommandContext& context, const CommonOptions& options,
   const int exit_code = ExitCodeFor(context, status);
   context.err << FailureText(options, status) << std::flush;
   PrintForPrograms(context, options.format,
-                   {{"ok", false}, {"error", ErrorJson(status)}, {"exit_code", exit_code}});
+                   {{"ok", false},
+                    {"error", ErrorJson(status)},
+                    {"diagnostics", DiagnosticsJson(status)},
+                    {"exit_code", exit_code}});
   return exit_code;
 }
 

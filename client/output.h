@@ -19,8 +19,11 @@ using Json = nlohmann::ordered_json;
 // out.
 Json ToJson(const google::protobuf::Message& message);
 
-// {reason, code, message, field_violations, metadata}
+// {reason, code, message, metadata}
 Json ErrorJson(const absl::Status& status);
+// The faults of a request, each as `orthomerge run` has it: {severity, message, field}. Empty where
+// the error names none.
+Json DiagnosticsJson(const absl::Status& status);
 
 // One line without line feed. Bytes that are no UTF-8 are replaced, never thrown over.
 std::string OneLine(const Json& json);

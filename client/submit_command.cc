@@ -46,6 +46,7 @@ Json ResultJson(const Submission& submission, bool validate_only) {
       json["error"]["retryable"] = job.retryable();
     }
   }
+  json["diagnostics"] = DiagnosticsJson(submission.status);
   json["warnings"] = submission.warnings;
   json["exit_code"] = submission.exit_code;
   return json;

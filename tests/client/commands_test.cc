@@ -258,7 +258,7 @@ TEST_F(Commands, RefusalsHaveTheirExitCodesAndAllTheirFaults) {
                                   "  spec.document: merge.yaml:1:9: unknown method\n"
                                   "  labels: the key 'X' is not in lower case\n"));
     EXPECT_EQ(context_.Result()["error"]["reason"], std::string(ReasonName(refusal)));
-    EXPECT_EQ(context_.Result()["error"]["field_violations"].size(), 2u);
+    EXPECT_EQ(context_.Result()["diagnostics"].size(), 2u);
   }
 }
 
