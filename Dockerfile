@@ -41,8 +41,9 @@ RUN cmake -S . -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DORTHOMERGE_TESTS=
     && strip --strip-debug /build/bin/*
 
 FROM build AS test
-RUN cmake -S . -B /build -DORTHOMERGE_TESTS=ON && cmake --build /build \
-    && ctest --test-dir /build --output-on-failure -E '^storage_test$'
+RUN ./scripts/install-test-tools versitygw \
+    && cmake -S . -B /build -DORTHOMERGE_TESTS=ON && cmake --build /build \
+    && ./scripts/with-s3 ctest --test-dir /build --output-on-failure
 
 FROM debian:${DEBIAN}-slim AS runtime
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
