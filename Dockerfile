@@ -48,7 +48,7 @@ RUN ./scripts/install-test-tools versitygw \
 FROM debian:${DEBIAN}-slim AS runtime
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libgrpc++1.51t64 libyaml-cpp0.8 \
+    && apt-get install -y --no-install-recommends ca-certificates libgrpc++1.51t64 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 65532 --user-group --no-create-home --home-dir /var/lib/orthomerge orthomerge
 
@@ -68,8 +68,8 @@ COPY --from=build /opt/torch /opt/torch
 
 FROM server-${LIBTORCH} AS server
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libsqlite3-0 libcurl4t64 libprometheus-cpp-pull1.0 \
-       libprometheus-cpp-core1.0 libxxhash0 \
+    && apt-get install -y --no-install-recommends libyaml-cpp0.8 libsqlite3-0 libcurl4t64 \
+       libprometheus-cpp-pull1.0 libprometheus-cpp-core1.0 \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 -m 700 /var/lib/orthomerge
 COPY --from=build /build/bin/orthomerge /build/bin/orthomerged /build/bin/liborthomerge_dense.so /usr/local/bin/
