@@ -59,7 +59,10 @@ class WorkerPoolTestBase {
   void Use(JobStore* store) { store_ = store; }
   void Start() {
     pool_ = std::make_unique<WorkerPool>(store_, &executor_, hub_, &metrics_, options_);
-    store_->SetListener([this](const JobKey& key) { pool_->JobChanged(key); });
+    store_->SetListener([this](const JobKey& key) {
+      if (hub_ != nullptr) hub_->JobChanged(key);
+      pool_->JobChanged(key);
+    });
     store_->SetFinishedListener([this](const Job& job) { CountFinished(metrics_, job); });
     pool_->Start();
   }
@@ -746,10 +749,6 @@ TEST_F(WorkerPoolFaultTest, ProgressGoesToWatchersAtOnceAndToTheStoreNowAndThen)
   Start();
   const JobKey key = Add("a");
   auto watch = hub.Subscribe(key, {}, absl::ZeroDuration(), [] {}).value();
-  store_->SetListener([&](const JobKey& changed) {
-    hub.JobChanged(changed);
-    pool_->JobChanged(changed);
-  });
   uint64_t seen = 0;
   EXPECT_TRUE(Eventually([&] {
     const auto message = watch->Poll();
