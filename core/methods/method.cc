@@ -15,6 +15,11 @@ int64_t OutputTensor::columns() const { return is_matrix() ? shape[1] : elements
 
 void TensorProgram::Accumulate(int, const Region&, const Solved&, Accumulator&) const {}
 
+absl::StatusOr<std::vector<double>> TensorProgram::SolveTensor(int, const TensorPartial&,
+                                                               const Solved&) const {
+  return MakeError(Reason::kInternal, "this program solves no tensor by itself");
+}
+
 absl::Status Method::Solve(int, const Folded&, Solved*) const { return absl::OkStatus(); }
 
 absl::Status Method::CheckTransform() const {

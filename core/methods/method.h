@@ -1,6 +1,6 @@
 // What a merging method is to the engine: it compiles every output tensor into a tensor program.
 // Methods do no input or output and see no files, threads or devices. A new method is one file with
-// its formula, its schema (schema.cc) and its row in registry.cc.
+// its formula, its schema (schemas_*.cc) and its row in registry.cc.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,12 @@ struct OutputTensor {
   std::vector<int64_t> shape;
   DType dtype = DType::kF32;  // of the output
   bool f64 = false;           // working dtype: float64 if any source is F64, else float32
-  int models = 0;             // K
+  int models = 0;             // K: rows of its regions
   bool has_base = false;
+  // mergekit's recipes: the method's parameters as they are for this tensor, and those of each row
+  // ("weight" among them). Empty otherwise: the method's own are in MethodSpec.
+  ParameterMap parameters = {};
+  std::vector<ParameterMap> model_parameters = {};
 
   int64_t elements() const;
   bool is_matrix() const { return shape.size() == 2; }
@@ -37,8 +41,8 @@ struct OutputTensor {
 enum class Access { kElement, kRow, kWhole };
 
 // The sources for a range of elements, as rows of the working dtype (float or double, see `f64`).
-// Aligned for any SIMD load. For Accumulate, regions start at a multiple of 16 elements from the
-// leaf's start, whatever the access; for Emit, row accesses hold whole rows.
+// Aligned for any SIMD load. Row programs get whole rows, whole programs the whole tensor; regions
+// of element programs start, for Accumulate, at a multiple of 16 elements from the leaf's start.
 struct Region {
   bool f64 = false;
   int64_t offset = 0;  // first element, row-major
@@ -67,9 +71,14 @@ struct Round {
     kOrdered,  // float64 sums: kept per leaf (2^20 elements), folded in (tensor, leaf) order
     kExact,    // integer counts: folded in any order
   };
+  // Who is solved together. A tensor is solved by its program (SolveTensor) as soon as its partial
+  // is complete, often in the pass that writes; the model by Method::Solve, after a pass of its
+  // own.
+  enum class Group { kModel, kTensor };
   std::string name;
   Fold fold = Fold::kOrdered;
-  int64_t width = 0;  // numbers per partial
+  int64_t width = 0;  // numbers per partial; of tensors: TensorProgram::width
+  Group group = Group::kModel;
 };
 
 // The partial of one leaf while it is computed.
@@ -78,6 +87,12 @@ struct Accumulator {
   absl::Span<double> lanes;
   // kExact: width counters, shared by many leaves.
   absl::Span<uint64_t> counters;
+};
+
+// The complete partial of one tensor: one of the two, as the round folds.
+struct TensorPartial {
+  absl::Span<const double> sums;
+  absl::Span<const uint64_t> counters;
 };
 
 // Folded partials of a round: per tensor for kOrdered (empty vectors for tensors that took no
@@ -114,6 +129,21 @@ class TensorProgram {
     (void)round;
     return false;
   }
+  // Rounds of Group::kTensor. Whether the tensor needs `round`, given those before it: a pass that
+  // no tensor needs is not made. Only asked if it takes part.
+  virtual bool needs_round(int round, const Solved& solved) const {
+    (void)round, (void)solved;
+    return true;
+  }
+  // Numbers per partial of this tensor.
+  virtual int64_t width(int round) const {
+    (void)round;
+    return 0;
+  }
+  // What goes into solved.rounds[the method's first_round() + round].tensors[the tensor's index];
+  // empty for a round that was not needed.
+  virtual absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
+                                                          const Solved& solved) const;
   // Adds a region to the partial of `round`. Rounds before it are solved.
   virtual void Accumulate(int round, const Region& region, const Solved& solved,
                           Accumulator& partial) const;
@@ -186,6 +216,7 @@ struct MethodSpec {
   std::vector<std::string> model_names;
   std::vector<double> weights;  // per model
   std::string device = "cpu";   // for dense algebra
+  uint64_t seed = 0;            // of random methods (core/math/random.h)
 };
 
 // `transforms` run before the method, in order. The specs have been validated against the schemas.

@@ -42,27 +42,45 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       call(first, std::min(step, output.elements() - first));
     }
   };
+  const auto granule = [&](size_t t) {
+    const Access access = programs[t]->access();
+    return access == Access::kElement ? int64_t{1}
+           : access == Access::kRow   ? outputs[t].columns()
+                                      : outputs[t].elements();
+  };
   Solved solved;
   const std::vector<Round> rounds = method->rounds();
   for (size_t r = 0; r < rounds.size(); ++r) {
-    const auto width = static_cast<size_t>(rounds[r].width);
+    const int round = static_cast<int>(r);
+    const bool exact = rounds[r].fold == Round::Fold::kExact;
+    const bool alone = rounds[r].group == Round::Group::kTensor;
     Folded folded;
     folded.tensors.resize(outputs.size());
-    folded.counters.assign(rounds[r].fold == Round::Fold::kExact ? width : 0, 0);
-    for (size_t t = 0; t < outputs.size(); ++t) {
-      if (programs[t] == nullptr || !programs[t]->takes_part(static_cast<int>(r))) continue;
-      std::vector<double> lanes(rounds[r].fold == Round::Fold::kOrdered ? width * kLanes : 0);
-      Accumulator partial{absl::MakeSpan(lanes), absl::MakeSpan(folded.counters)};
-      blocks(outputs[t], kLanes, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count);
-        programs[t]->Accumulate(static_cast<int>(r), piece.region, solved, partial);
-      });
-      for (size_t i = 0; i < lanes.size(); i += kLanes) {
-        folded.tensors[t].push_back(FoldLanes(&lanes[i]));
-      }
-    }
+    if (exact && !alone) folded.counters.assign(static_cast<size_t>(rounds[r].width), 0);
     solved.rounds.emplace_back();
-    EXPECT_TRUE(method->Solve(static_cast<int>(r), folded, &solved).ok());
+    solved.rounds.back().tensors.resize(alone ? outputs.size() : 0);
+    for (size_t t = 0; t < outputs.size(); ++t) {
+      if (programs[t] == nullptr || !programs[t]->takes_part(round)) continue;
+      if (alone && !programs[t]->needs_round(round, solved)) continue;
+      const auto width = static_cast<size_t>(alone ? programs[t]->width(round) : rounds[r].width);
+      std::vector<double> lanes(exact ? 0 : width * kLanes), sums;
+      std::vector<uint64_t> counters(exact && alone ? width : 0);
+      Accumulator partial{absl::MakeSpan(lanes),
+                          absl::MakeSpan(alone ? counters : folded.counters)};
+      blocks(outputs[t], granule(t) == 1 ? kLanes : granule(t), [&](int64_t first, int64_t count) {
+        Piece<T> piece(model[t], outputs[t], first, count);
+        programs[t]->Accumulate(round, piece.region, solved, partial);
+      });
+      for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
+      if (!alone) {
+        folded.tensors[t] = std::move(sums);
+        continue;
+      }
+      auto values = programs[t]->SolveTensor(round, {sums, counters}, solved);
+      EXPECT_TRUE(values.ok()) << values.status();
+      if (values.ok()) solved.rounds[r].tensors[t] = *std::move(values);
+    }
+    if (!alone) EXPECT_TRUE(method->Solve(round, folded, &solved).ok());
   }
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
@@ -70,12 +88,8 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       results.push_back(model[t].base);
       continue;
     }
-    const Access access = programs[t]->access();
-    const int64_t granule = access == Access::kElement ? 1
-                            : access == Access::kRow   ? outputs[t].columns()
-                                                       : outputs[t].elements();
     std::vector<double> result(model[t].base.size());
-    blocks(outputs[t], granule, [&](int64_t first, int64_t count) {
+    blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
       Piece<T> piece(model[t], outputs[t], first, count);
       std::vector<T> out(static_cast<size_t>(count));
       void* const sink = out.data();

@@ -1,0 +1,26 @@
+// Random numbers that are a function of where they are used, so that they do not depend on threads,
+// chunks, tasks or restarts.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace orthomerge {
+
+// Uniform numbers for the elements of one tensor of one model. Philox4x32-10 (Salmon et al.,
+// "Parallel random numbers: as easy as 1, 2, 3", 2011), keyed by the seed, counted by element.
+class RandomStream {
+ public:
+  // `tensor` is the output's name, `model` the row. Different streams are independent.
+  RandomStream(uint64_t seed, absl::string_view tensor, int model);
+
+  // u[i] for elements [first, first + count): in [0, 1), multiples of 2^-32.
+  void Uniform(int64_t first, int64_t count, double* u) const;
+
+ private:
+  uint32_t key_[2];
+  uint32_t stream_[2];  // the upper half of the counter
+};
+
+}  // namespace orthomerge
