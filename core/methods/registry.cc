@@ -17,11 +17,19 @@ struct MakerRow {
 constexpr std::array kMakers = {
     MakerRow{"average", MakeAverage},
     MakerRow{"awd", MakeAwd},
+    MakerRow{"breadcrumbs", MakeBreadcrumbs},
+    MakerRow{"consensus", MakeConsensus},
+    MakerRow{"dare", MakeDare},
+    MakerRow{"emr", MakeEmr},
     MakerRow{"iso_c", MakeIsoC},
     MakerRow{"mergekit.linear", MakeMergekitLinear},
     MakerRow{"mergekit.passthrough", MakeMergekitPassthrough},
     MakerRow{"mergekit.task_arithmetic", MakeMergekitTaskArithmetic},
+    MakerRow{"model_stock", MakeModelStock},
+    MakerRow{"pcb", MakePcb},
+    MakerRow{"tall_masks", MakeTallMasks},
     MakerRow{"task_arithmetic", MakeTaskArithmetic},
+    MakerRow{"tatr", MakeTatr},
     MakerRow{"ties", MakeTies},
 };
 
