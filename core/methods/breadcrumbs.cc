@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "core/methods/elements.h"
-#include "core/methods/gram.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/math/kernels.h"
 #include "gtest/gtest.h"
@@ -79,7 +80,10 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       std::vector<uint64_t> counters(exact && alone ? width : 0);
       Accumulator partial{absl::MakeSpan(lanes),
                           absl::MakeSpan(alone ? counters : folded.counters)};
-      blocks(outputs[t], kLanes, [&](int64_t first, int64_t count) {
+      // Whole rows that end where the lanes begin again; or 16 elements.
+      const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
+      const bool whole = programs[t]->access() == Access::kWhole;
+      blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
         Piece<T> piece(model[t], programs[t]->row_elements(outputs[t]), first, count, true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
@@ -92,9 +96,8 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       EXPECT_TRUE(values.ok()) << values.status();
       if (values.ok()) solved.rounds[r].tensors[t] = *std::move(values);
     }
-    if (!alone) {
-      EXPECT_TRUE(method->Solve(round, folded, &solved).ok());
-    }
+    if (alone) continue;
+    EXPECT_TRUE(method->Solve(round, folded, &solved).ok());
   }
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
