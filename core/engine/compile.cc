@@ -180,6 +180,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
   for (const size_t t : computed) outputs.push_back(plan->tensors[t].tensor);
   RETURN_IF_ERROR(plan->method->Prepare(outputs));
   plan->rounds = plan->method->rounds();
+  plan->scalars = plan->method->scalars();
   // A tensor's own round that the whole model waits for takes a pass, too.
   for (size_t r = 0; r < plan->rounds.size(); ++r) {
     if (plan->rounds[r].group == Round::Group::kModel) {

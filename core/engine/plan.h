@@ -118,6 +118,7 @@ class Plan {
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file
   std::vector<Round> rounds;
+  std::vector<ScalarSpec> scalars;  // the method's
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
   std::string numerics;  // numerics class
