@@ -19,6 +19,7 @@ constexpr CommandRow kCommands[] = {
     {"plan", ClientAction::kHandOver, "check a recipe and its inputs and say what a run would do"},
     {"methods", ClientAction::kHandOver, "list the merge methods, or one method's parameters"},
     {"inspect", ClientAction::kHandOver, "show a checkpoint's files and tensors"},
+    {"reconstruct", ClientAction::kHandOver, "rebuild one model from a merged model and its mask"},
     {"clean", ClientAction::kHandOver, "remove what an unfinished merge left behind"},
     {"serve", ClientAction::kHandOver, "start a server that takes merge jobs"},
     {"token", ClientAction::kHandOver, "make a bearer token for a server's token file"},

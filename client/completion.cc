@@ -18,7 +18,7 @@ constexpr char kScript[] = R"sh(_orthomerge() {
   local spec="--out --relative-to --device --memory-budget --seed --quiet"
   local words="" commands
   remote="$remote --connect-timeout --format --help"
-  commands="run plan methods inspect clean serve token submit watch get list cancel delete"
+  commands="run plan methods inspect reconstruct clean serve token submit watch get list cancel delete"
   commands="$commands server-info version completion help"
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
@@ -28,7 +28,7 @@ constexpr char kScript[] = R"sh(_orthomerge() {
   case "$before" in
     -o|--format)
       case "$command" in
-        run|inspect|clean|version|serve|token) COMPREPLY=($(compgen -W "table json" -- "$word")) ;;
+        run|inspect|reconstruct|clean|version|serve|token) COMPREPLY=($(compgen -W "table json" -- "$word")) ;;
         *) COMPREPLY=($(compgen -W "table json yaml" -- "$word")) ;;
       esac
       return ;;
@@ -45,7 +45,7 @@ constexpr char kScript[] = R"sh(_orthomerge() {
     --data-dir|--allow-read|--allow-write|--tls-client-ca|--ready-file)
       COMPREPLY=($(compgen -f -- "$word"))
       return ;;
-    --out|--relative-to|--token-file|--tls-ca|--tls-cert|--tls-key|--result-file|--config)
+    --out|--base|--mask|--relative-to|--token-file|--tls-ca|--tls-cert|--tls-key|--result-file|--config)
       COMPREPLY=($(compgen -f -- "$word"))
       return ;;
   esac
@@ -53,6 +53,8 @@ constexpr char kScript[] = R"sh(_orthomerge() {
     run) words="$merge" ;;
     plan) words="$merge --local --relative-to $remote" ;;
     inspect) words="--limit --format --help" ;;
+    reconstruct)
+      words="--base --out --mask --threads --memory-budget --chunk-size --quiet --format --help" ;;
     methods) words="$remote" ;;
     clean|token|version) words="--format --help" ;;
     serve)
@@ -73,7 +75,7 @@ constexpr char kScript[] = R"sh(_orthomerge() {
     -*) COMPREPLY=($(compgen -W "$words" -- "$word")); return ;;
   esac
   case "$command" in
-    run|plan|submit|inspect|clean) COMPREPLY=($(compgen -f -- "$word")) ;;
+    run|plan|submit|inspect|reconstruct|clean) COMPREPLY=($(compgen -f -- "$word")) ;;
     methods)
       words="$("$program" methods 2>/dev/null | sed -e 1d -e 's/ .*//')"
       COMPREPLY=($(compgen -W "$words" -- "$word")) ;;

@@ -23,6 +23,9 @@ struct Dispatch {
   int operator()(const PlanOptions& options) const { return PlanCommand(context, options); }
   int operator()(const MethodsOptions& options) const { return MethodsCommand(context, options); }
   int operator()(const InspectOptions& options) const { return InspectCommand(context, options); }
+  int operator()(const ReconstructOptions& options) const {
+    return ReconstructCommand(context, options);
+  }
   int operator()(const CleanOptions& options) const { return CleanCommand(context, options); }
   int operator()(const TokenOptions& options) const { return TokenCommand(context, options); }
   int operator()(const VersionOptions& options) const { return VersionCommand(context, options); }

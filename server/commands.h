@@ -14,6 +14,7 @@ int RunCommand(CommandContext& context, const RunOptions& options);
 int PlanCommand(CommandContext& context, const PlanOptions& options);
 int MethodsCommand(CommandContext& context, const MethodsOptions& options);
 int InspectCommand(CommandContext& context, const InspectOptions& options);
+int ReconstructCommand(CommandContext& context, const ReconstructOptions& options);
 int CleanCommand(CommandContext& context, const CleanOptions& options);
 int TokenCommand(CommandContext& context, const TokenOptions& options);
 int VersionCommand(CommandContext& context, const VersionOptions& options);

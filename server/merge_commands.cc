@@ -1,10 +1,12 @@
-// `run` and `plan`: the same way from a recipe to a plan, then the work or its description.
+// `run`, `plan` and `reconstruct`: to a plan, then the work or its description.
 #include <algorithm>
 #include <memory>
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "core/base/text.h"
 #include "core/engine/engine.h"
 #include "core/engine/plan.h"
 #include "core/storage/storage.h"
@@ -63,24 +65,16 @@ absl::Status Interrupted(const CommandContext& context, const absl::Status& stat
   return MakeError(Reason::kCancelled, absl::StrCat("interrupted", advice));
 }
 
-}  // namespace
+// Beside the result: members of the object, and a line for people.
+struct Addition {
+  Json json = Json::object();
+  std::string text;
+};
 
-int RunCommand(CommandContext& context, const RunOptions& options) {
-  const absl::StatusOr<RecipeFile> file = ReadRecipe(context, options.recipe);
-  if (!file.ok()) return ReportFailure(context, options.format, file.status(), {});
-
-  CallOptions call;
-  if (context.watch_signals) call.cancellation = context.watch_signals();
-  Storage storage;
-  Diagnostics diagnostics;
-  const absl::StatusOr<PlannedMerge> merge =
-      PlanMerge(options, /*needs_output=*/true, storage, call, *file, &diagnostics);
-  PrintWarnings(context.err, diagnostics.items());
-  if (!merge.ok()) {
-    return ReportFailure(context, options.format, Interrupted(context, merge.status(), ""),
-                         diagnostics.items());
-  }
-
+// Runs the plan and prints what came of it.
+int CarryOut(CommandContext& context, const MergeOptions& options, Storage& storage,
+             const CallOptions& call, const Plan& plan, const Diagnostics& diagnostics,
+             const Addition& addition) {
   ProgressRenderer renderer(context.redraw_progress);
   const auto columns = [&] { return context.columns ? context.columns() : 0; };
   std::vector<Diagnostic> early;  // warnings shown while there is time to stop the run
@@ -98,25 +92,98 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
       context.err << renderer.Update(now, absl::Now(), columns()) << std::flush;
     };
   }
-  const absl::StatusOr<RunResult> result = RunPlan(
-      storage, *merge->plan, call, {.progress = progress, .metrics = {}, .before_publish = {}});
+  const absl::StatusOr<RunResult> result =
+      RunPlan(storage, plan, call, {.progress = progress, .metrics = {}, .before_publish = {}});
   context.err << renderer.Finish(columns()) << std::flush;
   if (!result.ok()) {
-    return ReportFailure(
-        context, options.format,
-        Interrupted(context, result.status(), merge->recipe.output.uri->ToString()),
-        diagnostics.items());
+    return ReportFailure(context, options.format,
+                         Interrupted(context, result.status(), plan.recipe.output.uri->ToString()),
+                         diagnostics.items());
   }
 
   std::vector<Diagnostic> all = diagnostics.items();
   all.insert(all.end(), early.begin(), early.end());
   AddNewWarnings(context.err, result->diagnostics, &all);
   if (options.format == OutputFormat::kJson) {
-    context.out << OneLine(RunResultJson(*result, all)) << '\n';
+    Json json = RunResultJson(*result, all);
+    json.update(addition.json);
+    context.out << OneLine(json) << '\n';
   } else if (!options.quiet) {
-    context.out << RunReportText(*result, all);
+    context.out << RunReportText(*result, all) << addition.text;
   }
   return 0;
+}
+
+// What the mask takes against what it stands for.
+Addition CompressionOf(const Plan& plan) {
+  uint64_t mask = 0, model = 0;
+  for (const PlanTensor& tensor : plan.tensors) {
+    for (const TensorSource& source : tensor.sources) {
+      if (source.bits) mask += SourceBytes(tensor, source, tensor.tensor.elements());
+    }
+  }
+  for (const PlanFile& file : plan.files) model += file.size - file.header.size();
+  Addition addition;
+  const double ratio = model > 0 ? static_cast<double>(mask) / static_cast<double>(model) : 0;
+  addition.json["compression"] = {{"mask_bytes", mask}, {"model_bytes", model}, {"ratio", ratio}};
+  addition.text = absl::StrFormat("\nCompression  the mask takes %s, the model %s: %.2f %%\n",
+                                  FormatBytes(mask), FormatBytes(model), 100 * ratio);
+  return addition;
+}
+
+}  // namespace
+
+int RunCommand(CommandContext& context, const RunOptions& options) {
+  const absl::StatusOr<RecipeFile> file = ReadRecipe(context, options.recipe);
+  if (!file.ok()) return ReportFailure(context, options.format, file.status(), {});
+
+  CallOptions call;
+  if (context.watch_signals) call.cancellation = context.watch_signals();
+  Storage storage;
+  Diagnostics diagnostics;
+  const absl::StatusOr<PlannedMerge> merge =
+      PlanMerge(options, /*needs_output=*/true, storage, call, *file, &diagnostics);
+  PrintWarnings(context.err, diagnostics.items());
+  if (!merge.ok()) {
+    return ReportFailure(context, options.format, Interrupted(context, merge.status(), ""),
+                         diagnostics.items());
+  }
+  return CarryOut(context, options, storage, call, *merge->plan, diagnostics, {});
+}
+
+int ReconstructCommand(CommandContext& context, const ReconstructOptions& options) {
+  CallOptions call;
+  if (context.watch_signals) call.cancellation = context.watch_signals();
+  Diagnostics diagnostics;
+  Rebuild rebuild;
+  const auto parse = [&](const char* field, const std::string& text, Uri* uri) {
+    absl::StatusOr<Uri> parsed = Uri::Parse(text, context.working_directory);
+    if (parsed.ok()) {
+      *uri = *std::move(parsed);
+    } else {
+      diagnostics.Add(parsed.status(), field);
+    }
+  };
+  parse("MERGED", options.merged, &rebuild.merged);
+  parse("--base", options.base, &rebuild.base);
+  parse("--out", options.out, &rebuild.output);
+  if (options.mask.empty()) {
+    rebuild.mask = rebuild.merged.Child(absl::StrCat("masks/", options.model, ".safetensors"));
+  } else {
+    parse("--mask", options.mask, &rebuild.mask);
+  }
+  if (diagnostics.has_errors()) {
+    return ReportFailure(context, options.format, diagnostics.ToStatus(), diagnostics.items());
+  }
+  Storage storage;
+  const absl::StatusOr<std::unique_ptr<Plan>> plan =
+      MakeRebuildPlan(storage, rebuild, options.engine, call, &diagnostics);
+  PrintWarnings(context.err, diagnostics.items());
+  if (!plan.ok()) {
+    return ReportFailure(context, options.format, Interrupted(context, plan.status(), ""),
+                         diagnostics.items());
+  }
+  return CarryOut(context, options, storage, call, **plan, diagnostics, CompressionOf(**plan));
 }
 
 int PlanCommand(CommandContext& context, const PlanOptions& options) {

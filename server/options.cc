@@ -143,13 +143,17 @@ struct MergeText {
         ->required();
     out_option = parser->Option("--out", &out, "URI",
                                 "Where the checkpoint goes, instead of the recipe's output.uri");
+    AddEngineTo(parser);
+    parser->Option("--device", &device, "DEVICE", "cpu or cuda:N (default: cpu)");
+    parser->Option("--seed", &seed, "N", "Random seed, instead of the recipe's");
+  }
+
+  void AddEngineTo(CommandParser* parser) {
     parser->Option("--threads", &threads, "N", "Threads (default: one per usable CPU)");
     parser->Option("--memory-budget", &memory_budget, "SIZE",
                    "Memory above the idle process, e.g. 1GiB (default: 2GiB)");
     parser->Option("--chunk-size", &chunk_size, "SIZE",
                    "Bytes per read, e.g. 4MiB (default: fitted to the storage)");
-    parser->Option("--device", &device, "DEVICE", "cpu or cuda:N (default: cpu)");
-    parser->Option("--seed", &seed, "N", "Random seed, instead of the recipe's");
   }
 
   absl::Status ConvertTo(MergeOptions* options) const {
@@ -162,6 +166,10 @@ struct MergeText {
     if (!seed.empty()) {
       ASSIGN_OR_RETURN(options->overrides.seed, ParseCount("--seed", seed, UINT64_MAX));
     }
+    return ConvertEngineTo(options);
+  }
+
+  absl::Status ConvertEngineTo(MergeOptions* options) const {
     if (!threads.empty()) {
       ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--threads", threads, kMaxThreads));
       options->engine.threads = static_cast<int>(count);
@@ -246,6 +254,32 @@ absl::StatusOr<ParsedCommand> ParseInspect(const std::string& program, const Arg
   if (!limit.empty()) {
     ASSIGN_OR_RETURN(options.limit, ParseCount("--limit", limit, UINT64_MAX));
   }
+  ASSIGN_OR_RETURN(options.format, parser.Format());
+  return options;
+}
+
+absl::StatusOr<ParsedCommand> ParseReconstruct(const std::string& program,
+                                               const Arguments& arguments) {
+  CommandParser parser(program, "reconstruct",
+                       "Rebuild the model MODEL from what tall_masks or emr wrote for all models: "
+                       "MERGED and the mask that lies in its folder masks.",
+                       "  PROGRAM reconstruct merged math --base models/base --out rebuilt/math\n"
+                       "A run that was stopped goes on where it was when started again.\n");
+  ReconstructOptions options;
+  MergeText text;
+  parser.Option("MERGED", &options.merged, "URI", "The merged model, with its folder masks")
+      ->required();
+  parser.Option("MODEL", &options.model, "MODEL", "The model's name in the recipe that was merged")
+      ->required();
+  parser.Option("--base", &options.base, "URI", "The base of that recipe")->required();
+  parser.Option("--out", &options.out, "URI", "Where the checkpoint goes")->required();
+  parser.Option("--mask", &options.mask, "URI", "The mask, if it is not in MERGED's folder masks");
+  text.AddEngineTo(&parser);
+  parser.Flag("-q,--quiet", &options.quiet, "No progress and no report; warnings stay");
+  std::optional<HelpRequest> help;
+  RETURN_IF_ERROR(parser.Parse(arguments, &help));
+  if (help.has_value()) return *help;
+  RETURN_IF_ERROR(text.ConvertEngineTo(&options));
   ASSIGN_OR_RETURN(options.format, parser.Format());
   return options;
 }
@@ -377,6 +411,7 @@ constexpr CommandRow kCommands[] = {
     {"plan", "check a recipe and its inputs and say what a run would do", ParsePlan},
     {"methods", "list the merge methods, or one method's parameters", ParseMethods},
     {"inspect", "show a checkpoint's files and tensors", ParseInspect},
+    {"reconstruct", "rebuild one model from a merged model and its mask", ParseReconstruct},
     {"clean", "remove what an unfinished merge left behind", ParseClean},
     {"token", "make a bearer token for the server's token file", ParseToken},
     {"version", "print the version and what it was built with", ParseVersion},
@@ -387,7 +422,7 @@ std::string ProgramHelp(const std::string& program) {
       absl::StrCat(program, " merges fine-tuned checkpoints into one model.\n\nUsage: ", program,
                    " [COMMAND] [OPTIONS]\n\nCommands:\n");
   for (const CommandRow& row : kCommands) {
-    absl::StrAppendFormat(&text, "  %-10s%s\n", row.name, row.summary);
+    absl::StrAppendFormat(&text, "  %-13s%s\n", row.name, row.summary);
   }
   absl::StrAppend(&text, "\nExamples:\n  ", program,
                   " serve --allow-read models --allow-write merged\n  ", program,

@@ -33,6 +33,11 @@ struct MergeOptions {
 struct RunOptions : MergeOptions {};
 struct PlanOptions : MergeOptions {};
 
+struct ReconstructOptions : MergeOptions {
+  std::string merged, model, base, out;
+  std::string mask;  // empty: masks/MODEL.safetensors of `merged`
+};
+
 struct MethodsOptions {
   std::optional<std::string> name;
   OutputFormat format = OutputFormat::kTable;
@@ -67,7 +72,7 @@ struct TokenOptions {
 
 using ParsedCommand =
     std::variant<HelpRequest, ServeOptions, RunOptions, PlanOptions, MethodsOptions, InspectOptions,
-                 CleanOptions, TokenOptions, VersionOptions>;
+                 ReconstructOptions, CleanOptions, TokenOptions, VersionOptions>;
 
 // Reads the arguments after the program's name. `program` is the name shown in help; without a
 // command, "orthomerged" serves. Every fault is

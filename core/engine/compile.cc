@@ -70,6 +70,7 @@ void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
   // Copies count bytes, so that sub-byte dtypes need no care.
   if (tensor.copied()) return static_cast<uint64_t>(count);
+  if (source.bits) return static_cast<uint64_t>(count + 7) / 8;
   return static_cast<uint64_t>(count) * BitsOf(source.dtype) / 8;
 }
 
@@ -77,7 +78,8 @@ int64_t Granule(const PlanTensor& tensor) {
   if (tensor.copied()) return std::max(1, BitsOf(tensor.tensor.dtype) / 8);
   switch (tensor.program->access()) {
     case Access::kElement:
-      return 1;
+      // A mask is read by the byte; it is the last source.
+      return tensor.sources.back().bits ? 8 : 1;
     case Access::kRow:
       return std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
     case Access::kWhole:
@@ -140,7 +142,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     PlanTensor& tensor = plan->tensors[t];
     const bool mergeable =
         std::all_of(tensor.sources.begin(), tensor.sources.end(),
-                    [](const TensorSource& source) { return IsMergeable(source.dtype); });
+                    [](const TensorSource& s) { return s.bits || IsMergeable(s.dtype); });
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
       tensor.tensor.f64 =

@@ -40,6 +40,17 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& r
                                                const EngineOptions& options,
                                                const CallOptions& call, Diagnostics* diagnostics);
 
+// One task's model from what tall_masks or emr wrote for all: the merged model and the task's mask
+// file, over the base that they were merged from.
+struct Rebuild {
+  Uri base, merged, mask;
+  Uri output;
+};
+absl::StatusOr<std::unique_ptr<Plan>> MakeRebuildPlan(Storage& storage, const Rebuild& rebuild,
+                                                      const EngineOptions& options,
+                                                      const CallOptions& call,
+                                                      Diagnostics* diagnostics);
+
 struct Progress {
   std::string stage;        // "reduce 1/2", "write", "publish"
   uint64_t bytes_done = 0;  // read and written, all stages, work of earlier runs included

@@ -193,6 +193,15 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  if (recipe.mask.has_value()) {
+    const absl::StatusOr<Checkpoint> mask =
+        Checkpoint::Open(storage, *recipe.mask, call, diagnostics, options.header_cache);
+    if (!mask.ok()) {
+      diagnostics->Add(mask.status(), "mask");
+      return mask.status();
+    }
+    RETURN_IF_ERROR(AddMask(plan.get(), *mask, diagnostics));
+  }
   RETURN_IF_ERROR(call.Check());
   const absl::Status compiled = CompileTensors(make_method, *device, plan.get(), diagnostics);
   if (!compiled.ok()) {

@@ -24,7 +24,8 @@ struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int origin = 0;  // index into Plan::origins
+  int origin = 0;     // index into Plan::origins
+  bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
 };
 
 struct PlanTensor {
@@ -118,7 +119,7 @@ class Plan {
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file
   std::vector<Round> rounds;
-  std::vector<ScalarSpec> scalars;  // the method's
+  std::vector<ScalarSpec> scalars;                    // the method's
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
   std::string numerics;  // numerics class
@@ -170,6 +171,8 @@ uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
                           Diagnostics* diagnostics);  // match.cc
+// Gives every tensor that `mask` has one for its mask as the last source.
+absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostics);  // rebuild.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc
 absl::Status LayOutFiles(Plan* plan);                              // layout.cc

@@ -21,6 +21,11 @@ int64_t LoadRow(DType dtype, const char* from, double* to, int64_t n) {
   return LoadF64(dtype, from, to, n);
 }
 
+template <class T>
+void LoadBits(const char* from, T* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i / 8] >> (i % 8) & 1);
+}
+
 void SubtractRow(const float* a, const float* b, double factor, float* to, int64_t n) {
   BestKernels().subtract(a, b, static_cast<float>(factor), to, n);
 }
@@ -63,6 +68,10 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   const auto row = [&](size_t s) { return reinterpret_cast<T*>(memory + row_bytes_ * s); };
   bool finite = true;
   for (size_t s = 0; s < sources; ++s) {
+    if (tensor.sources[s].bits) {
+      LoadBits(bytes[s], row(s), n);
+      continue;
+    }
     const int64_t bad = LoadRow(tensor.sources[s].dtype, bytes[s], row(s), n);
     if (plan.recipe.input_dtype.has_value()) RoundTo(*plan.recipe.input_dtype, row(s), n);
     if (bad > 0) finite = false;

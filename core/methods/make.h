@@ -36,6 +36,10 @@ std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTatr(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
 
+// No recipe's method: a task's model from the merged model and, as a second row of 0 and 1, the
+// task's mask; the base where there is none. Takes the parameter `rescaler`.
+std::unique_ptr<Method> MakeRebuilder(const MethodSpec& spec);
+
 // The transforms' rounds first, their maps before everything that follows.
 std::unique_ptr<Method> MakeChain(std::vector<std::unique_ptr<Method>> transforms,
                                   std::unique_ptr<Method> method);

@@ -114,6 +114,7 @@ struct Recipe {
   RecipeOutput output;
   std::optional<DType> input_dtype;  // mergekit's `dtype`: inputs are rounded to it when read
   uint64_t seed = 0;
+  std::optional<Uri> mask;  // no recipe's: of a rebuild (core/engine), the task's mask
 
   // Canonical JSON of everything that decides the output's bytes (so: no output URI).
   std::string ToJson() const;

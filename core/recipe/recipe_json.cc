@@ -114,6 +114,7 @@ std::string Recipe::ToJson() const {
                     {"max_shard_size", output.max_shard_size}};
   json["input_dtype"] = ToJsonValue(input_dtype);
   json["seed"] = seed;
+  if (mask.has_value()) json["mask"] = mask->ToString();
   if (dialect == Dialect::kMergekit) AddMergekit(*this, &json);
   // Names of files need not be UTF-8.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);

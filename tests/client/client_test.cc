@@ -66,7 +66,8 @@ class Client : public testing::Test {
 TEST_F(Client, HelpListsTheCommands) {
   const Outcome outcome = Call("--help");
   EXPECT_EQ(outcome.exit_code, 0);
-  for (const char* command : {"run", "plan", "methods", "inspect", "clean", "version"}) {
+  for (const char* command :
+       {"run", "plan", "methods", "inspect", "reconstruct", "clean", "version"}) {
     EXPECT_THAT(outcome.output, HasSubstr(std::string("\n  ") + command + " "));
   }
   EXPECT_EQ(Call("").exit_code, 2);

@@ -187,6 +187,12 @@ Recipe EngineTest::MakeRecipe(const std::string& method, int k, const ParameterM
     recipe.models.push_back(std::move(model));
   }
   recipe.parameters = WithDefaults(method, parameters);
+  const MethodSchema* schema = FindMethod(method);
+  for (const auto& [name, value] : recipe.parameters) {
+    const ParameterSchema* parameter = schema == nullptr ? nullptr : schema->Find(name);
+    if (parameter == nullptr || !parameter->per_model) continue;
+    for (RecipeModel& model : recipe.models) model.parameters.emplace(name, value);
+  }
   recipe.output.uri = UriOf("out");
   return recipe;
 }

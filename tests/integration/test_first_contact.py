@@ -8,7 +8,7 @@ import subprocess
 import models
 from support import TestCase, cli, environment
 
-COMMANDS = ["run", "plan", "methods", "inspect", "clean", "version"]
+COMMANDS = ["run", "plan", "methods", "inspect", "reconstruct", "clean", "version"]
 
 
 class FirstContact(TestCase):
