@@ -73,12 +73,19 @@ struct Sidecar {
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options);
 
+// What a merged model's config.json says otherwise than its donor's.
+struct ConfigChanges {
+  std::optional<DType> dtype;     // of the weights, where one was asked for
+  bool head_written = false;      // there is a separate head
+  std::optional<int64_t> layers;  // where slices decided their number
+};
+
 // config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
-// it has; torch_dtype if neither) set where `dtype` is given, and tie_word_embeddings set to false
-// where it is true but a separate head is written; the same keys inside text_config too, where they
-// are. Every other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is
-// no JSON object.
-absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::optional<DType> dtype,
-                                            bool head_written);
+// it has; torch_dtype if neither) and its number of layers (num_hidden_layers, num_layers, n_layer,
+// n_layers, where they are) set as `changes` says, and tie_word_embeddings set to false where it is
+// true but a separate head is written; the same keys inside text_config too, where they are. Every
+// other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON
+// object.
+absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
 
 }  // namespace orthomerge

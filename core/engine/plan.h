@@ -110,7 +110,7 @@ class Plan {
   std::vector<std::string> origins;  // names of base and models, as TensorSource::origin counts
   std::vector<InputFile> inputs;
   std::vector<PlanTensor> tensors;  // sorted by name
-  std::vector<double> row_factors;  // per row: the weight that multiplies its task vector
+  std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file
