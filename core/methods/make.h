@@ -11,9 +11,20 @@ namespace orthomerge {
 std::unique_ptr<Method> MakeAverage(const MethodSpec& spec);
 std::unique_ptr<Method> MakeAwd(const MethodSpec& spec);
 std::unique_ptr<Method> MakeIsoC(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitArceeFusion(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitKarcher(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitLinear(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitModelStock(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitMultislerp(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitNearswap(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitNuslerp(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitPassthrough(const MethodSpec& spec);
-std::unique_ptr<Method> MakeMergekitTaskArithmetic(const MethodSpec& spec);
+// ram and ramplus_tl.
+std::unique_ptr<Method> MakeMergekitRam(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitSce(const MethodSpec& spec);
+std::unique_ptr<Method> MakeMergekitSlerp(const MethodSpec& spec);
+// task_arithmetic, ties, dare_*, della*, breadcrumbs*.
+std::unique_ptr<Method> MakeMergekitSparse(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
 
