@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -13,7 +14,7 @@
 namespace orthomerge {
 namespace {
 
-constexpr size_t kMostTensors = 2'000'000;  // slices may repeat layers at will
+constexpr size_t kMostTensors = 500'000;  // slices may repeat layers at will
 
 // The levels of a recipe that may say something about one parameter, the nearest first.
 struct Levels {
@@ -169,7 +170,7 @@ class SliceExpander {
 struct Part {
   std::vector<std::string> own_names;  // of a module that is not the whole model
   absl::Span<const std::string> names;
-  std::optional<ModelLayers> layers;
+  std::shared_ptr<const ModelLayers> layers;  // shared by inputs with the same names
 };
 
 class MergekitExpander {
@@ -210,7 +211,10 @@ class MergekitExpander {
       }
       part.names = part.own_names;
     }
-    part.layers.emplace(part.names);
+    for (const auto& [other_origin, other] : parts_) {
+      if (other.layers != nullptr && other.names == part.names) part.layers = other.layers;
+    }
+    if (part.layers == nullptr) part.layers = std::make_shared<const ModelLayers>(part.names);
     return part;
   }
 

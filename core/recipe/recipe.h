@@ -138,4 +138,19 @@ struct RecipeFile {
 absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides& overrides,
                                    Diagnostics* diagnostics);
 
+// One of several recipes in a file.
+struct RecipeStage {
+  std::string name;        // empty: the one whose result is wanted
+  Recipe recipe;           // its output is a folder of that name in `stages`
+  std::vector<int> needs;  // stages whose results it reads; they stand before it
+};
+
+// Reads a file of one or several documents, divided by `---`. Each is a recipe of either kind, with
+// `name` beside it for all but one at most. Where a recipe's model or base is the name of another
+// one, that one's result is meant, `stages`/NAME. Returned is an order in which they can run.
+// Faults as in ParseRecipe; also names that are not unique and recipes that need each other.
+absl::StatusOr<std::vector<RecipeStage>> ParseRecipes(const RecipeFile& file,
+                                                      const RecipeOverrides& overrides,
+                                                      const Uri& stages, Diagnostics* diagnostics);
+
 }  // namespace orthomerge
