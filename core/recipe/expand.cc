@@ -387,17 +387,25 @@ class MergekitExpander {
   std::vector<WantedTensor> tensors_;
 };
 
-std::vector<WantedTensor> ExpandNative(const Recipe& recipe,
-                                       absl::Span<const std::vector<std::string>> names) {
+// The same name in all inputs, models as rows.
+std::vector<WantedTensor> ExpandPlain(const Recipe& recipe,
+                                      absl::Span<const std::vector<std::string>> names) {
+  const bool is_mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
+  const size_t first_model = recipe.base.has_value() ? 1 : 0;
   std::vector<WantedTensor> tensors(names[0].size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     tensors[i].name = names[0][i];
+    if (is_mergekit) tensors[i].parameters = recipe.parameters;
     tensors[i].sources.resize(names.size());
     for (size_t origin = 0; origin < names.size(); ++origin) {
       SourceTensor& source = tensors[i].sources[origin];
       source.origin = static_cast<int>(origin);
       source.name = tensors[i].name;
-      source.is_base = origin == 0 && recipe.base.has_value();
+      source.is_base = origin < first_model;
+      if (source.is_base || !is_mergekit) continue;
+      const RecipeModel& model = recipe.models[origin - first_model];
+      source.parameters = model.parameters;
+      source.parameters.emplace("weight", model.weight);
     }
   }
   return tensors;
@@ -408,7 +416,7 @@ std::vector<WantedTensor> ExpandNative(const Recipe& recipe,
 absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
     Diagnostics* diagnostics) {
-  if (recipe.dialect == Recipe::Dialect::kNative) return ExpandNative(recipe, names);
+  if (recipe.modules.empty()) return ExpandPlain(recipe, names);
   const MethodSchema* method = FindMethod(recipe.method);
   if (method == nullptr) {
     return MakeError(Reason::kUnknownMethod, absl::StrCat("unknown method ", recipe.method));

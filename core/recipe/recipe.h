@@ -106,7 +106,8 @@ struct Recipe {
   std::vector<RecipeModel> models;  // mergekit: the base is none of them
   ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
-  // mergekit alone: what goes where (never empty), what stands at the top, and the tokenizer.
+  // mergekit alone: what goes where (of a recipe that was not read but made, it may be empty: all
+  // models are rows), what stands at the top, and the tokenizer.
   std::vector<RecipeModule> modules;
   Settings settings;
   std::optional<RecipeTokenizer> tokenizer;

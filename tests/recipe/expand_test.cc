@@ -96,6 +96,23 @@ TEST(ExpandTest, NativeRecipesTakeTheNamesOfTheBase) {
   EXPECT_EQ(without.Sources("p"), "0:p 1:p");
 }
 
+TEST(ExpandTest, ARecipeMadeByHandNeedsNoModules) {
+  Recipe recipe;
+  recipe.dialect = Recipe::Dialect::kMergekit;
+  recipe.method = "mergekit.task_arithmetic";
+  recipe.base.emplace();
+  recipe.models.resize(1);
+  recipe.models[0].weight = 0.25;
+  recipe.parameters = {{"lambda", 2.0}};
+  Diagnostics diagnostics;
+  const auto tensors = ExpandRecipe(recipe, std::vector<Names>(2, {"w"}), &diagnostics);
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_THAT((*tensors)[0].sources, SizeIs(2));
+  EXPECT_TRUE((*tensors)[0].sources[0].is_base);
+  EXPECT_EQ((*tensors)[0].sources[1].parameters.at("weight"), ParameterValue(0.25));
+  EXPECT_EQ((*tensors)[0].parameters, recipe.parameters);
+}
+
 TEST(ExpandTest, GradientsRunOverTheLayers) {
   const Expanded result(R"(
 merge_method: linear
