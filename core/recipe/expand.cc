@@ -8,13 +8,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "core/recipe/dialects.h"
 #include "core/recipe/layers.h"
 #include "core/recipe/modules.h"
 
 namespace orthomerge {
 namespace {
 
-constexpr size_t kMostTensors = 500'000;  // slices may repeat layers at will
+// Slices may repeat layers at will, and recipes may name one model many times.
+constexpr size_t kMostTensors = 500'000;
+constexpr size_t kMostSources = 20'000'000;
+
+bool CheckSources(size_t sources, Diagnostics* diagnostics) {
+  if (sources <= kMostSources) return true;
+  diagnostics->Error(Reason::kOutOfRange, absl::StrCat("the output would be made from ", sources,
+                                                       " tensors; at most ", kMostSources));
+  return false;
+}
 
 // The levels of a recipe that may say something about one parameter, the nearest first.
 struct Levels {
@@ -118,6 +128,7 @@ class SliceExpander {
     }
   }
 
+  size_t sources() const { return rows_.size() + (base_ != nullptr ? 1 : 0); }
   // Whose tensors give the names.
   int leader() const { return leader_; }
   const RecipeSource& leading_source() const {
@@ -206,8 +217,9 @@ class MergekitExpander {
     if (!is_new) return part;
     part.names = names_[origin];
     if (!is_whole_model()) {
-      for (const std::string& name : names_[origin]) {
-        if (ModuleOf(module_names_, name) == module_) part.own_names.push_back(name);
+      const std::vector<int>& modules = ModulesOf(origin);
+      for (size_t i = 0; i < modules.size(); ++i) {
+        if (modules[i] == module_) part.own_names.push_back(names_[origin][i]);
       }
       part.names = part.own_names;
     }
@@ -218,15 +230,24 @@ class MergekitExpander {
     return part;
   }
 
+  const std::vector<int>& ModulesOf(int origin) {
+    std::vector<int>& modules = modules_[origin];
+    if (!modules.empty()) return modules;
+    for (const std::string& name : names_[origin]) {
+      modules.push_back(ModuleOf(module_names_, name));
+    }
+    return modules;
+  }
+
   void CheckThatAllBelongToModules() {
     if (is_whole_model()) return;
     const int origin =
         recipe_.base.has_value() ? 0 : recipe_.modules[0].slices[0].sources[0].origin;
     size_t count = 0;
     std::string first;
-    for (const std::string& name : names_[origin]) {
-      if (ModuleOf(module_names_, name) >= 0) continue;
-      if (count++ == 0) first = name;
+    const std::vector<int>& modules = ModulesOf(origin);
+    for (size_t i = 0; i < modules.size(); ++i) {
+      if (modules[i] < 0 && count++ == 0) first = names_[origin][i];
     }
     if (count == 0) return;
     diagnostics_.Error(
@@ -245,6 +266,7 @@ class MergekitExpander {
                          "no tensor's name has this module's name among its parts", module.field,
                          module.location);
     }
+    if (!AddSources(part.names.size() * module.slices[0].sources.size())) return;
     tensors_.reserve(tensors_.size() + part.names.size());
     for (size_t i = 0; i < part.names.size(); ++i) {
       const LayerPlace& place = part.layers->places()[i];
@@ -263,6 +285,7 @@ class MergekitExpander {
       const RecipeSlice& slice = module.slices[i];
       SliceExpander expander(recipe_, module, slice, method_);
       if (!FindPrefix(expander.leader(), slice) || !CheckRanges(slice)) continue;
+      if (is_full_) return;
       if (i == 0) AddOutside(&expander, /*before=*/true);
       AddLayers(&expander, first_layer);
       if (i + 1 == module.slices.size()) AddOutside(&expander, /*before=*/false);
@@ -280,7 +303,7 @@ class MergekitExpander {
   // What the layers are called, which must be the same in all slices. False after a fault.
   bool FindPrefix(int origin, const RecipeSlice& slice) {
     const ModelLayers& layers = *PartOf(origin).layers;
-    const int stack = layers.MainStack();
+    const int stack = layers.main_stack();
     if (stack < 0) {
       std::string found;
       for (const LayerStack& other : layers.stacks()) {
@@ -322,6 +345,13 @@ class MergekitExpander {
     return is_good;
   }
 
+  bool AddSources(size_t count) {
+    if (is_full_) return false;
+    sources_ += count;
+    is_full_ = !CheckSources(sources_, &diagnostics_);
+    return !is_full_;
+  }
+
   bool IsInStack(const Part& part, size_t i) const {
     const int stack = part.layers->places()[i].stack;
     return stack >= 0 && part.layers->stacks()[stack].prefix == *prefix_;
@@ -339,13 +369,18 @@ class MergekitExpander {
   void AddLayers(SliceExpander* slice, int64_t first_layer) {
     const Part& part = PartOf(slice->leader());
     const LayerRange& range = *slice->leading_source().layers;
-    for (const size_t i : InRange(part, range)) {
-      if (tensors_.size() >= kMostTensors) {
+    const std::vector<size_t> indexes = InRange(part, range);
+    if (tensors_.size() + indexes.size() > kMostTensors) {
+      if (!is_full_) {
         diagnostics_.Error(Reason::kOutOfRange,
                            absl::StrCat("the slices make more than ", kMostTensors, " tensors"),
                            "slices");
-        return;
       }
+      is_full_ = true;
+      return;
+    }
+    if (!AddSources(indexes.size() * slice->sources())) return;
+    for (const size_t i : indexes) {
       const LayerPlace& place = part.layers->places()[i];
       const int64_t layer = place.layer - range.from;
       const absl::string_view suffix = absl::string_view(part.names[i]).substr(place.suffix);
@@ -380,11 +415,14 @@ class MergekitExpander {
   const MethodSchema& method_;
   Diagnostics& diagnostics_;
   std::vector<std::string> module_names_;
-  int module_ = 0;             // at work
-  std::map<int, Part> parts_;  // by origin
+  std::map<int, std::vector<int>> modules_;  // of the tensors, by origin
+  int module_ = 0;                           // at work
+  std::map<int, Part> parts_;                // by origin
   std::map<const Part*, std::vector<std::vector<size_t>>> by_layer_;
   std::optional<std::string> prefix_;  // of the layers that slices mean
   std::vector<WantedTensor> tensors_;
+  size_t sources_ = 0;
+  bool is_full_ = false;  // and that is reported
 };
 
 // The same name in all inputs, models as rows.
@@ -416,13 +454,17 @@ std::vector<WantedTensor> ExpandPlain(const Recipe& recipe,
 absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
     Diagnostics* diagnostics) {
-  if (recipe.modules.empty()) return ExpandPlain(recipe, names);
+  if (recipe.modules.empty()) {
+    if (!CheckSources(names[0].size() * names.size(), diagnostics)) return diagnostics->ToStatus();
+    return ExpandPlain(recipe, names);
+  }
   const MethodSchema* method = FindMethod(recipe.method);
   if (method == nullptr) {
     return MakeError(Reason::kUnknownMethod, absl::StrCat("unknown method ", recipe.method));
   }
-  std::vector<WantedTensor> tensors =
-      MergekitExpander(recipe, names, *method, diagnostics).Expand();
+  Diagnostics found;
+  std::vector<WantedTensor> tensors = MergekitExpander(recipe, names, *method, &found).Expand();
+  AddSorted(found, "", diagnostics);
   RETURN_IF_ERROR(diagnostics->ToStatus());
   std::sort(tensors.begin(), tensors.end(),
             [](const WantedTensor& a, const WantedTensor& b) { return a.name < b.name; });

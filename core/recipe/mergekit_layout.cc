@@ -12,6 +12,7 @@ namespace {
 using Kind = YamlValue::Kind;
 
 constexpr int64_t kMostLayers = 10'000;  // of the output
+constexpr size_t kMostModules = 16;
 
 Settings GoodOnes(const GivenSettings& given) {
   Settings settings;
@@ -85,6 +86,12 @@ class LayoutReader {
     if (entry.value.entries.empty()) {
       Error(Reason::kMissingKey, "empty; wanted a mapping from names to modules", "modules",
             entry.key_location);
+    }
+    if (entry.value.entries.size() > kMostModules) {
+      Error(Reason::kOutOfRange,
+            absl::StrCat(entry.value.entries.size(), " modules; a model may have ", kMostModules),
+            "modules", entry.key_location);
+      return;
     }
     for (const YamlEntry& item : entry.value.entries) {
       const std::string field = Join("modules", item.key);

@@ -445,6 +445,18 @@ TEST(ExpandTest, AHeadThatStandsInIsWantedIfTheListHasIt) {
   EXPECT_EQ(result.Sources("lm_head.weight"), "0:lm_head.weight");
 }
 
+TEST(ExpandTest, SourcesHaveAnEnd) {
+  std::string native = "method: average\nmodels: [";
+  std::string mergekit = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n";
+  for (int i = 0; i < 2001; ++i) {
+    native += "a, ";
+    mergekit += "- {model: a}\n";
+  }
+  const Names names = NamesOf({"w{10000}"});
+  EXPECT_THAT(Expanded(native + "a]", names, 2002).error(), HasSubstr("20020000 tensors"));
+  EXPECT_THAT(Expanded(mergekit, names, 1).error(), HasSubstr("20010000 tensors"));
+}
+
 TEST(ExpandTest, SlicesCannotMakeTensorsWithoutEnd) {
   std::string yaml = "merge_method: passthrough\nslices:\n";
   for (int i = 0; i < 2000; ++i) yaml += "- sources: [{model: x, layer_range: [0, 1]}]\n";

@@ -26,7 +26,7 @@ std::vector<std::string> StacksOf(const std::vector<std::string>& names) {
 // What slices mean, or "".
 std::string MainOf(const std::vector<std::string>& names) {
   const ModelLayers layers(names);
-  return layers.MainStack() < 0 ? "" : layers.stacks()[layers.MainStack()].prefix;
+  return layers.main_stack() < 0 ? "" : layers.stacks()[layers.main_stack()].prefix;
 }
 
 TEST(LayersTest, FindsTheStacksOfPublishedFamilies) {
