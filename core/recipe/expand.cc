@@ -11,6 +11,7 @@
 #include "core/recipe/dialects.h"
 #include "core/recipe/layers.h"
 #include "core/recipe/modules.h"
+#include "core/recipe/resolve.h"
 
 namespace orthomerge {
 namespace {
@@ -25,84 +26,6 @@ bool CheckSources(size_t sources, Diagnostics* diagnostics) {
                                                        " tensors; at most ", kMostSources));
   return false;
 }
-
-// The levels of a recipe that may say something about one parameter, the nearest first.
-struct Levels {
-  const ParameterSchema* schema = nullptr;
-  std::vector<const Setting*> settings = {};
-  std::string field = {};
-  size_t missing = 0;  // tensors for which no level has a value
-  std::string first_missing = {};
-};
-
-// All parameters of a method for one source (or, without a source, for the method itself).
-class Resolver {
- public:
-  Resolver(const MethodSchema& method, bool per_model, absl::Span<const Settings* const> settings,
-           const std::string& field) {
-    for (const ParameterSchema& schema : method.parameters) {
-      if (schema.per_model != per_model) continue;
-      Levels levels{.schema = &schema, .field = absl::StrCat(field, schema.name)};
-      bool always_yields = false;
-      for (const Settings* level : settings) {
-        const auto found = level->find(schema.name);
-        if (found == level->end() || always_yields) continue;
-        levels.settings.push_back(&found->second);
-        always_yields = found->second.always_yields();
-      }
-      if (const std::optional<ParameterValue> value = Constant(levels)) {
-        constants_.emplace(schema.name, *value);
-      } else if (!levels.settings.empty() || !schema.optional) {
-        varying_.push_back(std::move(levels));
-      }
-    }
-  }
-
-  ParameterMap Resolve(absl::string_view tensor, double depth) {
-    ParameterMap result = constants_;
-    for (Levels& levels : varying_) {
-      std::optional<ParameterValue> value;
-      for (const Setting* setting : levels.settings) {
-        value = setting->At(tensor, depth);
-        if (value.has_value()) break;
-      }
-      if (!value.has_value()) value = levels.schema->default_value;
-      if (value.has_value()) {
-        result.emplace(levels.schema->name, *std::move(value));
-      } else if (!levels.schema->optional && levels.missing++ == 0) {
-        levels.first_missing = std::string(tensor);
-      }
-    }
-    return result;
-  }
-
-  void ReportMissing(absl::string_view method, const SourceLocation& location,
-                     Diagnostics* diagnostics) const {
-    for (const Levels& levels : varying_) {
-      if (levels.missing == 0) continue;
-      const std::string others =
-          levels.missing == 1 ? "" : absl::StrCat(" and ", levels.missing - 1, " more");
-      diagnostics->Error(
-          Reason::kMissingKey,
-          absl::StrCat("no value for tensor ", levels.first_missing, others, "; '", method,
-                       "' needs one for every tensor: add a rule without a "
-                       "filter, or a value at a higher level"),
-          levels.field, location);
-    }
-  }
-
- private:
-  // The value that every tensor gets, if there is one.
-  static std::optional<ParameterValue> Constant(const Levels& levels) {
-    if (levels.settings.empty()) return levels.schema->default_value;
-    const Setting::Rule& rule = levels.settings[0]->rules()[0];
-    if (!rule.filter.matches_all() || rule.values.size() > 1) return std::nullopt;
-    return rule.values[0];
-  }
-
-  ParameterMap constants_;
-  std::vector<Levels> varying_;
-};
 
 // One slice, ready to make tensors.
 class SliceExpander {
