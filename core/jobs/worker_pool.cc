@@ -74,7 +74,10 @@ void WorkerPool::Drain(absl::Duration budget) {
 }
 
 void WorkerPool::Work(const std::string& device) {
-  if (metrics_ != nullptr) metrics_->SetWorkerBusy(device, false);
+  if (metrics_ != nullptr) {
+    metrics_->SetWorkerBusy(device, false);
+    metrics_->SetWorkerHung(device, false);
+  }
   for (;;) {
     uint64_t wakes = 0;
     {
@@ -273,11 +276,11 @@ void WorkerPool::FinishCancel(HeldJob& job) {
 }
 
 bool WorkerPool::CleanUp(HeldJob& job, absl::Status* error) {
-  keeper_->Moved(job);
   absl::Duration pause = options_.write_retry;
   for (int i = 0; i < kCleanUpTries; ++i, pause *= 4) {
     if (i > 0) keeper_->Pause(pause);
     if (job.clean_up.cancelled()) return false;
+    keeper_->Moved(job);
     CallOptions call;
     call.cancellation = &job.clean_up;
     call.deadline = absl::Now() + kDiscardTime;

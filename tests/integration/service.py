@@ -211,6 +211,7 @@ class Server:
                         "s3": [{"name": "test", "buckets": ["*"], "endpoint": endpoint}]},
         }
         self.configure(changes or {})
+        self.environment = {"AWS_ENDPOINT_URL": None}
         self.process, self.clients, self.seconds = None, [], None
 
     def configure(self, changes):
@@ -235,7 +236,7 @@ class Server:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [support.WORLD.server, "serve", "--config", self.config_path, "--ready-file", self.ready_path,
-                 *arguments], env=support.environment({"AWS_ENDPOINT_URL": None}), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                 *arguments], env=support.environment(self.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self.process
 
     def start(self, *arguments, timeout=30, reconnect=True):
