@@ -235,6 +235,7 @@ v1::MergeJob JobToProto(const Job& job) {
     *proto.mutable_error() = JobErrorToProto(*job.error, JobName(job.key));
     proto.set_retryable(job.error->retryable);
   }
+  proto.set_blocked_reason(ToUtf8(job.blocked));
   for (const JobAttempt& attempt : job.attempts) *proto.add_attempts() = AttemptToProto(attempt);
   *proto.mutable_plan() = PlanToProto(job.plan);
   proto.set_sequence(job.sequence);

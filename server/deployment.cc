@@ -207,6 +207,15 @@ absl::Status Deployment::Build(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const int resumed, parts.store->ReapAll(pool_options.reap_policy));
   if (resumed > 0) ORTHOMERGE_LOG(kInfo, "jobs of an earlier process go on").With("jobs", resumed);
 
+  ASSIGN_OR_RETURN(const int blocked,
+                   parts.store->MarkBlocked({parts.devices, pool_options.host_memory_budget}));
+  if (blocked > 0) {
+    ORTHOMERGE_LOG(kWarning,
+                   "queued jobs want a device or memory that this server lacks; they wait for one "
+                   "that has it, or for a cancel")
+        .With("jobs", blocked);
+  }
+
   ServiceParts service_parts;
   service_parts.store = parts.store.get();
   service_parts.hub = parts.hub.get();

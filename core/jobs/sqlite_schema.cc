@@ -120,8 +120,14 @@ CREATE INDEX request_job ON request (job);
 CREATE INDEX request_expired ON request (expire_time) WHERE expire_time IS NOT NULL;
 )sql";
 
+constexpr char kVersion2[] = R"sql(
+-- Why no worker of this server can run the job.
+ALTER TABLE job ADD COLUMN blocked TEXT NOT NULL DEFAULT '';
+CREATE INDEX job_blocked ON job (number, device, memory_budget, blocked) WHERE blocked != '';
+)sql";
+
 // Step N brings version N to N + 1. Add to the end; never change what has been released.
-constexpr const char* kMigrations[] = {kVersion1};
+constexpr const char* kMigrations[] = {kVersion1, kVersion2};
 
 }  // namespace
 

@@ -102,7 +102,7 @@ std::shared_ptr<HeldJob> WorkerPool::Claim(const std::string& device) {
   MutexLock lock(&claiming_);
   ClaimRequest request;
   request.worker = absl::StrCat(options_.name, "/", device);
-  request.devices = {"", device.substr(0, device.find(':')), device};
+  request.devices = DeviceNames(device);
   const uint64_t used = keeper_->memory();
   request.free_memory = options_.host_memory_budget - std::min(used, options_.host_memory_budget);
   request.lease = options_.lease;

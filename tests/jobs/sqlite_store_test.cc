@@ -98,7 +98,7 @@ TEST_F(SqliteStoreTest, RefusesFilesThatAreNotItsOwn) {
 
 TEST_F(SqliteStoreTest, RefusesASchemaOfTheFuture) {
   ASSERT_TRUE(OpenSqliteStore(path_).ok());
-  EXPECT_EQ(Ask("PRAGMA user_version"), "1");
+  EXPECT_EQ(Ask("PRAGMA user_version"), "2");
   Ask("PRAGMA user_version = 9");
   EXPECT_THAT(OpenError(path_), testing::AllOf(HasSubstr("USAGE"), HasSubstr("schema version 9"),
                                                HasSubstr("start the newer program")));
@@ -293,6 +293,7 @@ TEST_F(SqliteStoreTest, EveryRequestGoesByAnIndex) {
     ASSERT_TRUE(store.Cancel({"team", "b"}, {}, "").ok());
     ASSERT_TRUE(store.Events({"team", "b"}, 0, 10).ok());
     ASSERT_TRUE(store.Counts().ok());
+    ASSERT_TRUE(store.MarkBlocked({{"cuda:0"}, 1}).ok());
     ASSERT_TRUE(store.Delete({"team", "a"}, {}).ok());
     statements = StatementLog::statements();
   }
@@ -309,6 +310,7 @@ TEST_F(SqliteStoreTest, EveryRequestGoesByAnIndex) {
       // These hold the queue, what is not final, and a count: small, or never read in full.
       if (line.compare(0, 4, "SCAN") == 0) {
         EXPECT_THAT(line, testing::AnyOf(HasSubstr("COVERING INDEX job_claimable"),
+                                         HasSubstr("COVERING INDEX job_blocked"),
                                          HasSubstr("COVERING INDEX job_unfinished"),
                                          HasSubstr("COVERING INDEX job_count"),
                                          HasSubstr("json_each VIRTUAL TABLE")))
