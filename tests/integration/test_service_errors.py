@@ -279,6 +279,7 @@ class Requests(ServiceCase):
             (job.MergeJobSpec(), "MISSING_KEY", "merge_job.spec"),
             (self.good(priority=101), "OUT_OF_RANGE", "merge_job.spec.priority"),
             (self.good(device="tpu"), "USAGE", "merge_job.spec.device"),
+            (self.good(device="cuda:77"), "UNSUPPORTED", "merge_job.spec.device"),
             (self.good(memory_budget=-1), "OUT_OF_RANGE", "merge_job.spec.memory_budget"),
             (self.good(max_attempts=0), "OUT_OF_RANGE", "merge_job.spec.max_attempts"),
             (self.good(max_attempts=21), "OUT_OF_RANGE", "merge_job.spec.max_attempts"),
@@ -343,15 +344,17 @@ class Requests(ServiceCase):
     def test_unknown_fields(self):
         """An option that this server does not know is refused, not forgotten."""
         request = self.client.request(self.good())
-        for where, data in (("spec", request.merge_job.spec), ("document", request.merge_job.spec.document)):
+        for where in ("merge_job", "merge_job.spec", "merge_job.spec.document"):
             with self.subTest(where):
                 changed = pb().service.CreateMergeJobRequest()
                 changed.CopyFrom(request)
-                part = changed.merge_job.spec if where == "spec" else changed.merge_job.spec.document
-                part.MergeFromString(data.SerializeToString() + b"\xf8\x3f\x01")  # field 1023, varint 1
+                part = changed
+                for name in where.split("."):
+                    part = getattr(part, name)
+                part.MergeFromString(b"\xf8\x3f\x01")  # field 1023, varint 1
                 fault = self.fault(lambda changed=changed: self.client.call("CreateMergeJob", changed),
                                    "INVALID_ARGUMENT", "UNKNOWN_FIELD", "BadRequest")
-                self.assertTrue(fault.fields[0].startswith("merge_job.spec"), fault.fields)
+                self.assertEqual(fault.fields, [where])
 
     def test_deadlines(self):
         grpc = pb().grpc
@@ -457,6 +460,8 @@ class Access(ServiceCase):
         fault = self.fault(lambda: client.create(document("average", self.small(), self.output(), memory_budget=1)),
                            "FAILED_PRECONDITION", "BUDGET_TOO_SMALL", "PreconditionFailure")
         self.assertIn("MiB", fault.message)
+        self.assertIn("merge_job.spec.memory_budget", fault.message)
+        self.assertNotIn("--", fault.message, "no option of a command")
 
 
 class Flood(HeldCase):
