@@ -60,6 +60,27 @@ class States(HeldCase):
         self.assertEqual(state_of(client.wait(job.name)), "SUCCEEDED")
         self.assert_complete(place, self.reference("average"))
 
+    def test_access_that_expires(self):
+        """The storage refuses what it had allowed: another attempt goes on once it allows it again."""
+        client = self.held_server(**{"jobs.retry_backoff": "100ms"}).client()
+        parts = []
+
+        def late(request):
+            if request.kind == "part":
+                parts.append(request)
+            return request.kind == "part" and len(parts) > 2
+        self.gate.close(late)
+        place = self.s3_place_at("expires")
+        job = client.create(document("awd", self.world.family_uri("large"), place.uri, shard="9MB",
+                                     models_used=("m1", "m2", "m3")))
+        self.wait_held()
+        self.gate.open(proxy.DENIED)
+        done = client.wait(job.name)
+        self.assertEqual(state_of(done), "SUCCEEDED", done.error.message)
+        self.assertEqual(done.attempts[0].reason, "PERMISSION_DENIED")
+        self.assertTrue(done.result.resumed)
+        self.assert_complete(place, self.reference("awd", "large", "9MB", ("m1", "m2", "m3")))
+
     def test_cancel_while_cancelling(self):
         client = self.held_server().client()
         job, place = self.running(client)
