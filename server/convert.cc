@@ -297,7 +297,7 @@ v1::MergeJobProgress ProgressToProto(const JobProgress& progress) {
 v1::MergeJobEvent EventToProto(const JobKey& key, const WatchMessage& message) {
   v1::MergeJobEvent proto;
   proto.set_sequence(message.sequence);
-  proto.set_resume_token(MakeResumeToken(key, message.sequence));
+  proto.set_resume_token(MakeResumeToken(key, {message.sequence, message.created}));
   *proto.mutable_event_time() = TimeToProto(message.time);
   switch (message.kind) {
     case WatchMessage::Kind::kSnapshot:

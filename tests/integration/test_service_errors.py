@@ -292,6 +292,13 @@ class Requests(ServiceCase):
             with self.subTest(bad[:40]):
                 self.fault(lambda bad=bad: self.client.watch(name, resume_token=bad), "INVALID_ARGUMENT",
                            "INVALID_RESUME_TOKEN", "BadRequest")
+        # A job that was deleted, and a new one of its name.
+        self.client.wait(other)
+        token = list(self.client.watch(other))[-1].resume_token
+        self.client.delete(other)
+        self.client.create(self.good("again"), merge_job_id=other.rsplit("/", 1)[1])
+        self.fault(lambda: self.client.watch(other, resume_token=token), "INVALID_ARGUMENT", "INVALID_RESUME_TOKEN",
+                   "BadRequest")
 
     def test_specs(self):
         """Shape and values of the request."""
