@@ -202,6 +202,19 @@ absl::StatusOr<int> SqliteStore::MarkBlocked(const WorkerCapacity& capacity) {
   });
 }
 
+absl::StatusOr<bool> SqliteStore::SharesWorkArea(const JobKey& key) {
+  return Read([&](JobRows& rows) -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const JobRow row, rows.Find(key));
+    ASSIGN_OR_RETURN(
+        SqliteQuery query,
+        rows.database().Prepare(
+            "SELECT 1 FROM job INDEXED BY job_work_area WHERE end_time IS NULL AND "
+            "work_area != '' AND work_area = (SELECT work_area FROM job WHERE number "
+            "= ?1) AND number != ?1 AND state != 'CANCELLING' AND attempt > 0 LIMIT 1"));
+    return query.Bind(row.number).Step();
+  });
+}
+
 absl::StatusOr<std::optional<ClaimedJob>> SqliteStore::Claim(const ClaimRequest& request) {
   return Write([&](JobRows& rows) -> absl::StatusOr<std::optional<ClaimedJob>> {
     ASSIGN_OR_RETURN(std::optional<JobRow> row, NextToClean(rows));

@@ -34,6 +34,7 @@ class SqliteStore : public JobStore {
   absl::StatusOr<EventPage> Events(const JobKey& key, int64_t after_sequence, int limit) override;
   absl::StatusOr<JobCounts> Counts() override;
   absl::StatusOr<int> MarkBlocked(const WorkerCapacity& capacity) override;
+  absl::StatusOr<bool> SharesWorkArea(const JobKey& key) override;
 
   absl::StatusOr<std::optional<ClaimedJob>> Claim(const ClaimRequest& request) override;
   absl::StatusOr<bool> Renew(const Lease& lease, absl::Duration extension,

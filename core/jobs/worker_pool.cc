@@ -281,10 +281,15 @@ bool WorkerPool::CleanUp(HeldJob& job, absl::Status* error) {
     if (i > 0) keeper_->Pause(pause);
     if (job.clean_up.cancelled()) return false;
     keeper_->Moved(job);
-    CallOptions call;
-    call.cancellation = &job.clean_up;
-    call.deadline = absl::Now() + kDiscardTime;
-    *error = executor_->Discard(job.claimed.job, call);
+    // The last of those who share a work area removes it.
+    const absl::StatusOr<bool> shared = store_->SharesWorkArea(job.claimed.job.key);
+    *error = shared.status();
+    if (shared.ok() && !*shared) {
+      CallOptions call;
+      call.cancellation = &job.clean_up;
+      call.deadline = absl::Now() + kDiscardTime;
+      *error = executor_->Discard(job.claimed.job, call);
+    }
     if (error->ok()) return true;
   }
   return !job.clean_up.cancelled();

@@ -87,7 +87,8 @@ class WorkerPool {
   // What is in place of a job's output when it is about to fail for good.
   absl::StatusOr<std::optional<JobResult>> LookForOutput(HeldJob& job);
   void FinishCancel(HeldJob& job);
-  // Lets the executor remove what attempts left; a few tries. False: stopped or lost meanwhile.
+  // Lets the executor remove what attempts left, unless it is another job's work too; a few tries.
+  // False: stopped or lost meanwhile.
   bool CleanUp(HeldJob& job, absl::Status* error);
   void Release(HeldJob& job);
   absl::Duration Backoff(int failures);

@@ -5,7 +5,7 @@ import time
 
 import models
 import proxy
-from gate import HeldCase
+from gate import HeldCase, writes
 from service import FINAL, PARENT, Client, Fault, Follower, ServiceCase, document, new_id, pb, state_of
 
 NAME = f"{PARENT}/mergeJobs/"
@@ -79,6 +79,37 @@ class States(HeldCase):
         self.assertEqual(state_of(done), "SUCCEEDED", done.error.message)
         self.assertEqual(done.attempts[0].reason, "PERMISSION_DENIED")
         self.assertTrue(done.result.resumed)
+        self.assert_complete(place, self.reference("awd", "large", "9MB", ("m1", "m2", "m3")))
+
+    def test_cancel_of_a_twin(self):
+        """Two jobs of one plan and output: cancelling one leaves what the other has done."""
+        client = self.held_server(**{"jobs.retry_backoff": "100ms"}).client()
+        parts = []
+
+        def late(request):
+            if request.kind == "part":
+                parts.append(request)
+            return request.kind == "part" and len(parts) > 2
+        self.gate.close(late)
+        place = self.s3_place_at("twins")
+        spec = document("awd", self.world.family_uri("large"), place.uri, shard="9MB", models_used=("m1", "m2", "m3"))
+        first = client.create(spec)
+        self.wait_held()
+        spec.priority = 5  # so that it is the next, whenever the first is tried again
+        twin = client.create(spec)
+        self.assertEqual(twin.plan.digest, first.plan.digest)
+        self.gate.delay = 0.2
+        self.gate.open(proxy.DENIED)
+        client.wait_state(twin.name, "RUNNING")
+        self.gate.close(writes)
+        self.wait_held()
+        client.cancel(twin.name)
+        self.gate.delay = 0.0
+        self.gate.open(proxy.UNAVAILABLE)
+        self.assertEqual(state_of(client.wait(twin.name)), "CANCELLED")
+        done = client.wait(first.name)
+        self.assertEqual(state_of(done), "SUCCEEDED", done.error.message)
+        self.assertTrue(done.result.resumed, "its work was still there")
         self.assert_complete(place, self.reference("awd", "large", "9MB", ("m1", "m2", "m3")))
 
     def test_cancel_while_cancelling(self):

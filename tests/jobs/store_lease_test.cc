@@ -91,6 +91,34 @@ TEST_P(StoreLease, JobsThatNobodyCanRunSaySo) {
   EXPECT_THAT(ClaimAll(request), ElementsAre("on-cuda", "anywhere", "large"));
 }
 
+TEST_P(StoreLease, WhoSharesAWorkArea) {
+  NewJob elsewhere = MakeJob("elsewhere");
+  elsewhere.plan.output_uri = "s3://bucket/other";
+  Create(elsewhere);
+  NewJob other = MakeJob("other-plan");
+  other.plan.digest = "another";
+  Create(other);
+  Create("first");
+  Create("second");
+  const auto shares = [&](const std::string& id) { return *store_->SharesWorkArea({"team", id}); };
+  ASSERT_TRUE(Claim() && Claim());  // elsewhere, other-plan
+  const Lease first = Claim()->lease;
+  EXPECT_FALSE(shares("first")) << "the second has not begun";
+  EXPECT_TRUE(shares("second"));
+  EXPECT_FALSE(shares("elsewhere"));
+  EXPECT_FALSE(shares("other-plan"));
+  const Lease second = Claim()->lease;
+  EXPECT_TRUE(shares("first"));
+  ASSERT_TRUE(store_->Fail(second, {}, absl::Hours(1)).ok());
+  EXPECT_TRUE(shares("first")) << "the second will go on";
+  ASSERT_TRUE(store_->Cancel({"team", "first"}, {}, "").ok());
+  EXPECT_FALSE(shares("second")) << "the first only cleans up";
+  EXPECT_TRUE(shares("first"));
+  ASSERT_TRUE(store_->FinishCancel(first).ok());
+  EXPECT_FALSE(shares("second"));
+  EXPECT_EQ(ReasonText(store_->SharesWorkArea({"team", "none"})), "JOB_NOT_FOUND");
+}
+
 TEST_P(StoreLease, LargeJobsDoNotBlockSmallOnes) {
   for (const uint64_t memory : {uint64_t{1000}, uint64_t{100}, ~uint64_t{0}, uint64_t{99}}) {
     NewJob job = MakeJob("needs-" + std::to_string(memory), memory > 500 ? 10 : 0);

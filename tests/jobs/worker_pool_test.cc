@@ -284,6 +284,32 @@ TEST_P(WorkerPoolTest, CancelRacesPublishingAndExactlyOneWins) {
   RecordProperty("succeeded", succeeded);
 }
 
+// Two jobs of one plan and output: what they have done is in one place, and the last one clears up.
+TEST_P(WorkerPoolTest, CancelLeavesTheWorkOfAnotherJob) {
+  options_.devices = {"cpu", "cpu"};
+  executor_.body = [](auto&&, auto&&, const CallOptions& call, auto&&) {
+    return UntilCancelled(call);
+  };
+  Start();
+  std::vector<JobKey> keys;
+  for (const char* id : {"a", "b"}) {
+    NewJob job;
+    job.key = {"default", id};
+    job.plan.digest = "digest";
+    job.plan.output_uri = "s3://bucket/out";
+    job.plan.memory_budget = 1;
+    ASSERT_TRUE(store_->Create(job, 100).ok());
+    keys.push_back(job.key);
+  }
+  for (const JobKey& key : keys) ASSERT_TRUE(Reaches(key, JobState::kRunning));
+  for (const JobKey& key : keys) {
+    ASSERT_TRUE(store_->Cancel(key, {}, "").ok());
+    ASSERT_TRUE(Reaches(key, JobState::kCancelled));
+  }
+  EXPECT_EQ(executor_.discards("a"), 0);
+  EXPECT_EQ(executor_.discards("b"), 1);
+}
+
 TEST_P(WorkerPoolTest, JobLeftCancellingIsCleanedUpByTheNextWorker) {
   const JobKey key = Add("a");
   ASSERT_TRUE(store_->Claim({"gone", {"", "cpu"}, 100}).value());
