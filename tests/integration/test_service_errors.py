@@ -60,9 +60,8 @@ class States(HeldCase):
         self.assertEqual(state_of(client.wait(job.name)), "SUCCEEDED")
         self.assert_complete(place, self.reference("average"))
 
-    def test_access_that_expires(self):
-        """The storage refuses what it had allowed: another attempt goes on once it allows it again."""
-        client = self.held_server(**{"jobs.retry_backoff": "100ms"}).client()
+    def hold_late_parts(self):
+        """Of whatever writes next, from the third part on."""
         parts = []
 
         def late(request):
@@ -70,6 +69,11 @@ class States(HeldCase):
                 parts.append(request)
             return request.kind == "part" and len(parts) > 2
         self.gate.close(late)
+
+    def test_access_that_expires(self):
+        """The storage refuses what it had allowed: another attempt goes on once it allows it again."""
+        client = self.held_server(**{"jobs.retry_backoff": "100ms", "workers.threads": 1}).client()
+        self.hold_late_parts()
         place = self.s3_place_at("expires")
         job = client.create(document("awd", self.world.family_uri("large"), place.uri, shard="9MB",
                                      models_used=("m1", "m2", "m3")))
@@ -83,14 +87,8 @@ class States(HeldCase):
 
     def test_cancel_of_a_twin(self):
         """Two jobs of one plan and output: cancelling one leaves what the other has done."""
-        client = self.held_server(**{"jobs.retry_backoff": "100ms"}).client()
-        parts = []
-
-        def late(request):
-            if request.kind == "part":
-                parts.append(request)
-            return request.kind == "part" and len(parts) > 2
-        self.gate.close(late)
+        client = self.held_server(**{"jobs.retry_backoff": "100ms", "workers.threads": 1}).client()
+        self.hold_late_parts()
         place = self.s3_place_at("twins")
         spec = document("awd", self.world.family_uri("large"), place.uri, shard="9MB", models_used=("m1", "m2", "m3"))
         first = client.create(spec)
@@ -190,6 +188,24 @@ class States(HeldCase):
         self.assertGreater(fault.details["RetryInfo"].retry_delay.ToMilliseconds(), 0)
         # A repeated request is no new job.
         self.assertEqual(client.create(spec, request_id=again).name, client.list(page_size=1).merge_jobs[0].name)
+
+    def test_storage_that_does_not_answer(self):
+        """Calls that wait for it end by their deadline, and beyond those that may wait there is no room."""
+        client = self.held_server(**{"limits.call_deadline": "5s", "limits.planners": 1,
+                                     "limits.max_planning": 1}).client()
+        self.gate.close(lambda request: True)
+        specs = [document("average", self.world.family_uri("small"), self.output(f"s{number}")) for number in range(3)]
+        requests = [client.request(spec) for spec in specs]
+        planned = client.stub.CreateMergeJob.future(requests[0])  # without a deadline of its own
+        self.wait_held()
+        waiting = client.stub.CreateMergeJob.future(requests[1])
+        time.sleep(0.5)
+        fault = self.fault(lambda: client.create(specs[2]), "UNAVAILABLE", "SERVER_UNAVAILABLE", "RetryInfo")
+        self.assertIn("too many calls", fault.message)
+        for call in (planned, waiting):
+            self.fault(call.result, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+        self.gate.open()
+        self.assertEqual(len(client.list().merge_jobs), 0)
 
     def test_pages_of_large_specs(self):
         """A page is never larger than what clients take."""
