@@ -109,7 +109,8 @@ class Client:
         self.channel = self.grpc.insecure_channel(
             f"127.0.0.1:{port}", options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1),
                                           ("grpc.initial_reconnect_backoff_ms", 50),
-                                          ("grpc.min_reconnect_backoff_ms", 50),
+                                          # How long connecting may take: a busy machine needs a moment.
+                                          ("grpc.min_reconnect_backoff_ms", 3000),
                                           ("grpc.max_reconnect_backoff_ms", 200), *options])
         self.stub = pb().stub.MergeServiceStub(self.channel)
         self.closed = False
