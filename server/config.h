@@ -71,6 +71,7 @@ struct ServerConfig {
     std::vector<std::string> devices = {"auto"};
     uint64_t memory_budget = 2 * kGiB;
     int threads = 0;
+    absl::Duration hang_timeout = absl::Minutes(5);
     friend bool operator==(const Workers&, const Workers&) = default;
   } workers;
   struct Limits {

@@ -402,6 +402,9 @@ std::vector<ConfigKey> MakeKeys() {
           16 * kMiB, 1024 * 1024 * kGiB),
       NumberRow(
           "workers.threads", [](auto& c) -> auto& { return c.workers.threads; }, 0, 4096),
+      TimeRow(
+          "workers.hang_timeout", [](auto& c) -> auto& { return c.workers.hang_timeout; },
+          Seconds(1), Hours(24)),
       BytesRow(
           "limits.max_spec_bytes", [](auto& c) -> auto& { return c.limits.max_spec_bytes; },
           1 * kKiB, 900 * kKiB),
