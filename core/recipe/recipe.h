@@ -106,7 +106,8 @@ struct Recipe {
   std::vector<RecipeModel> models;  // mergekit: the base is none of them
   ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
-  // mergekit alone: what goes where (never empty), what stands at the top, and the tokenizer.
+  // mergekit alone: what goes where (of a recipe that was not read but made, it may be empty: all
+  // models are rows), what stands at the top, and the tokenizer.
   std::vector<RecipeModule> modules;
   Settings settings;
   std::optional<RecipeTokenizer> tokenizer;
@@ -137,5 +138,20 @@ struct RecipeFile {
 // the error returned is diagnostics->ToStatus().
 absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides& overrides,
                                    Diagnostics* diagnostics);
+
+// One of several recipes in a file.
+struct RecipeStage {
+  std::string name;        // empty: the one whose result is wanted
+  Recipe recipe;           // its output is a folder of that name in `stages`
+  std::vector<int> needs;  // stages whose results it reads; they stand before it
+};
+
+// Reads a file of one or several documents, divided by `---`. Each is a recipe of either kind, with
+// `name` beside it for all but one at most. Where a recipe's model or base is the name of another
+// one, that one's result is meant, `stages`/NAME. Returned is an order in which they can run.
+// Faults as in ParseRecipe; also names that are not unique and recipes that need each other.
+absl::StatusOr<std::vector<RecipeStage>> ParseRecipes(const RecipeFile& file,
+                                                      const RecipeOverrides& overrides,
+                                                      const Uri& stages, Diagnostics* diagnostics);
 
 }  // namespace orthomerge
