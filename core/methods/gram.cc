@@ -5,7 +5,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "core/math/kernels.h"
 #include "core/methods/awd_solver.h"
 #include "core/methods/elements.h"
@@ -17,7 +16,6 @@ class GramProgram : public TensorProgram {
  public:
   GramProgram(const OutputTensor& tensor, int first_round, GramMerge merge)
       : index_(tensor.index),
-        name_(tensor.name),
         vectors_(tensor.models + (merge.base == GramMerge::Base::kVector ? 1 : 0)),
         first_round_(first_round),
         merge_(std::move(merge)) {}
@@ -48,9 +46,8 @@ class GramProgram : public TensorProgram {
     }
     return MakeError(
         Reason::kInputCorrupt,
-        absl::StrCat("tensor ", name_,
-                     " has weights so large that their inner products overflow, though "
-                     "every weight is finite; inspect the models"));
+        "the weights are so large that their inner products overflow, though every one "
+        "is finite; inspect the models");
   }
 
   absl::Status Emit(const Region& region, const Solved& solved,
@@ -76,7 +73,6 @@ class GramProgram : public TensorProgram {
   }
 
   const int index_;
-  const std::string name_;
   const int vectors_;
   const int first_round_;
   const GramMerge merge_;

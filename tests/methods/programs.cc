@@ -1,6 +1,7 @@
 #include "tests/methods/programs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/math/kernels.h"
@@ -12,23 +13,39 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count) {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count,
+        bool reduces) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
-    base = cut(tensor.base);
+    if (output.has_base) base = cut(tensor.base);
     for (const std::vector<double>& row : tensor.rows) rows.push_back(cut(row));
+    FindNonFinite(count, reduces);
     for (std::vector<T>& row : rows) pointers.push_back(row.data());
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
     region.columns = output.columns();
-    region.base = base.data();
+    region.base = output.has_base ? base.data() : nullptr;
     region.rows = pointers;
+  }
+  // As the engine: elements with a non-finite source do not count, and are 0 in reductions.
+  void FindNonFinite(int64_t count, bool reduces) {
+    std::vector<uint8_t> finite(static_cast<size_t>(count), 1);
+    for (size_t i = 0; i < finite.size(); ++i) {
+      if (!base.empty() && !std::isfinite(base[i])) finite[i] = 0;
+      for (const std::vector<T>& row : rows) finite[i] &= std::isfinite(row[i]) ? 1 : 0;
+      if (finite[i] != 0) continue;
+      for (std::vector<T>& row : rows) row[i] = reduces ? T{0} : row[i];
+      counts.resize(finite.size());
+    }
+    if (!counts.empty()) counts = finite;
+    region.counts = counts.empty() ? nullptr : counts.data();
   }
   std::vector<T> base;
   std::vector<std::vector<T>> rows;
   std::vector<void*> pointers;
+  std::vector<uint8_t> counts;
   Region region;
 };
 
@@ -72,7 +89,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
       const bool whole = programs[t]->access() == Access::kWhole;
       blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count);
+        Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -90,12 +107,12 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
     if (programs[t] == nullptr) {
-      results.push_back(model[t].base);
+      results.push_back(outputs[t].has_base ? model[t].base : model[t].rows[0]);
       continue;
     }
-    std::vector<double> result(model[t].base.size());
+    std::vector<double> result(static_cast<size_t>(outputs[t].elements()));
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], outputs[t], first, count);
+      Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
       void* const sink = out.data();
       EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
@@ -170,7 +187,9 @@ std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
     output.shape = tensor.shape;
     output.f64 = f64;
     output.models = static_cast<int>(tensor.rows.size());
-    output.has_base = true;
+    output.has_base = !tensor.base.empty();
+    output.parameters = tensor.parameters;
+    output.model_parameters = tensor.model_parameters;
     outputs.push_back(std::move(output));
   }
   EXPECT_TRUE(method->Prepare(outputs).ok());
