@@ -11,11 +11,14 @@ namespace orthomerge {
 std::unique_ptr<Method> MakeAverage(const MethodSpec& spec);
 std::unique_ptr<Method> MakeAwd(const MethodSpec& spec);
 std::unique_ptr<Method> MakeIsoC(const MethodSpec& spec);
+std::unique_ptr<Method> MakeIsoCts(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitLinear(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitPassthrough(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitTaskArithmetic(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTsvM(const MethodSpec& spec);
+std::unique_ptr<Method> MakeWudi(const MethodSpec& spec);
 
 // The transforms' rounds first, their maps before everything that follows.
 std::unique_ptr<Method> MakeChain(std::vector<std::unique_ptr<Method>> transforms,

@@ -18,11 +18,14 @@ constexpr std::array kMakers = {
     MakerRow{"average", MakeAverage},
     MakerRow{"awd", MakeAwd},
     MakerRow{"iso_c", MakeIsoC},
+    MakerRow{"iso_cts", MakeIsoCts},
     MakerRow{"mergekit.linear", MakeMergekitLinear},
     MakerRow{"mergekit.passthrough", MakeMergekitPassthrough},
     MakerRow{"mergekit.task_arithmetic", MakeMergekitTaskArithmetic},
     MakerRow{"task_arithmetic", MakeTaskArithmetic},
     MakerRow{"ties", MakeTies},
+    MakerRow{"tsv_m", MakeTsvM},
+    MakerRow{"wudi", MakeWudi},
 };
 
 absl::StatusOr<std::unique_ptr<Method>> Make(const MethodSpec& spec) {

@@ -80,7 +80,9 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       EXPECT_TRUE(values.ok()) << values.status();
       if (values.ok()) solved.rounds[r].tensors[t] = *std::move(values);
     }
-    if (!alone) EXPECT_TRUE(method->Solve(round, folded, &solved).ok());
+    if (!alone) {
+      EXPECT_TRUE(method->Solve(round, folded, &solved).ok());
+    }
   }
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
