@@ -16,6 +16,7 @@ MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const Parameter
   spec.name = name;
   spec.parameters = parameters;
   spec.device = device;
+  spec.seed = recipe.seed;
   for (const RecipeModel& model : recipe.models) {
     spec.weights.push_back(model.weight);
     spec.model_names.push_back(model.name);
@@ -77,7 +78,7 @@ int64_t Granule(const PlanTensor& tensor) {
     case Access::kElement:
       return 1;
     case Access::kRow:
-      return std::max<int64_t>(1, tensor.tensor.columns());
+      return std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
     case Access::kWhole:
       return std::max<int64_t>(1, tensor.tensor.elements());
   }

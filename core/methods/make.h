@@ -10,12 +10,20 @@ namespace orthomerge {
 
 std::unique_ptr<Method> MakeAverage(const MethodSpec& spec);
 std::unique_ptr<Method> MakeAwd(const MethodSpec& spec);
+std::unique_ptr<Method> MakeBreadcrumbs(const MethodSpec& spec);
+std::unique_ptr<Method> MakeConsensus(const MethodSpec& spec);
+std::unique_ptr<Method> MakeDare(const MethodSpec& spec);
+std::unique_ptr<Method> MakeEmr(const MethodSpec& spec);
 std::unique_ptr<Method> MakeIsoC(const MethodSpec& spec);
 std::unique_ptr<Method> MakeIsoCts(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitLinear(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitPassthrough(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitTaskArithmetic(const MethodSpec& spec);
+std::unique_ptr<Method> MakeModelStock(const MethodSpec& spec);
+std::unique_ptr<Method> MakePcb(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTallMasks(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTatr(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTsvM(const MethodSpec& spec);
 std::unique_ptr<Method> MakeWudi(const MethodSpec& spec);

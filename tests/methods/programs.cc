@@ -1,6 +1,7 @@
 #include "tests/methods/programs.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/math/kernels.h"
 #include "gtest/gtest.h"
@@ -11,7 +12,7 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count) {
+  Piece(const MemoryTensor& tensor, int64_t columns, int64_t first, int64_t count, bool reduce) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
@@ -21,13 +22,23 @@ struct Piece {
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
-    region.columns = output.columns();
+    region.columns = columns;
     region.base = base.data();
     region.rows = pointers;
+    bool all_finite = true;
+    for (int64_t i = 0; i < count; ++i) {
+      bool finite = std::isfinite(base[i]);
+      for (const std::vector<T>& row : rows) finite = finite && std::isfinite(row[i]);
+      for (std::vector<T>& row : rows) row[i] = finite || !reduce ? row[i] : T{0};
+      counts.push_back(finite);
+      all_finite = all_finite && finite;
+    }
+    if (!all_finite) region.counts = counts.data();
   }
   std::vector<T> base;
   std::vector<std::vector<T>> rows;
   std::vector<void*> pointers;
+  std::vector<uint8_t> counts;
   Region region;
 };
 
@@ -45,7 +56,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   const auto granule = [&](size_t t) {
     const Access access = programs[t]->access();
     return access == Access::kElement ? int64_t{1}
-           : access == Access::kRow   ? outputs[t].columns()
+           : access == Access::kRow   ? programs[t]->row_elements(outputs[t])
                                       : outputs[t].elements();
   };
   Solved solved;
@@ -67,8 +78,8 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       std::vector<uint64_t> counters(exact && alone ? width : 0);
       Accumulator partial{absl::MakeSpan(lanes),
                           absl::MakeSpan(alone ? counters : folded.counters)};
-      blocks(outputs[t], granule(t) == 1 ? kLanes : granule(t), [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count);
+      blocks(outputs[t], kLanes, [&](int64_t first, int64_t count) {
+        Piece<T> piece(model[t], programs[t]->row_elements(outputs[t]), first, count, true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -92,7 +103,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
     }
     std::vector<double> result(model[t].base.size());
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], outputs[t], first, count);
+      Piece<T> piece(model[t], programs[t]->row_elements(outputs[t]), first, count, false);
       std::vector<T> out(static_cast<size_t>(count));
       void* const sink = out.data();
       EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
@@ -148,6 +159,11 @@ MethodSpec SpecOf(const std::string& method, const ParameterMap& parameters, int
   for (const auto& [name, value] : parameters) spec.parameters[name] = value;
   spec.weights.assign(static_cast<size_t>(k), 1.0);
   spec.model_parameters.resize(static_cast<size_t>(k));
+  for (const ParameterSchema& parameter : FindMethod(method)->parameters) {
+    const auto found = spec.parameters.find(parameter.name);
+    if (!parameter.per_model || found == spec.parameters.end()) continue;
+    for (ParameterMap& own : spec.model_parameters) own.insert(*found);
+  }
   spec.model_names.resize(static_cast<size_t>(k));
   return spec;
 }
