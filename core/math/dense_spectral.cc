@@ -1,7 +1,7 @@
 // Singular vectors and polar factors of dense_tasks.h, by matrix products and factorisations of
 // the smaller side wherever that loses no digit that shows in float32.
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cholesky_solve.h>
+#include <ATen/ops/cholesky_inverse.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
@@ -21,11 +21,12 @@
 namespace orthomerge {
 namespace {
 
-constexpr int64_t kGramBlock = 512;    // columns at a time
+constexpr int64_t kGramBlock = 256;    // columns at a time
 constexpr double kMaxCondition = 1e6;  // of what Polar solves by its Gram matrix
 constexpr double kMaxSpread = 1e3;     // of singular values that Leading takes from it
-constexpr double kOrthogonal = 1e-7;   // what one Newton-Schulz step squares to 1e-14
-constexpr int kPowerSteps = 12;
+constexpr double kOrthogonal = 2e-4;   // what a step of third order takes to 3e-12
+constexpr double kNear = 0.9;          // from here on such steps are as good as any other
+constexpr int kPowerSteps = 6;
 constexpr int kMaxHalleySteps = 12;
 
 // Singular values not above this, times the largest, are 0: what rounding makes of a zero.
@@ -38,49 +39,57 @@ at::Tensor StartVector(const at::Tensor& like, int64_t n) {
   return at::linspace(1.0, 2.0, n, like.options()).sin_().add_(1.0).unsqueeze(1);
 }
 
-// Polar factor of tall x by dynamically weighted Halley iterations (Nakatsukasa, Bai, Gygi 2010) in
-// their form with Cholesky factors:
-//   X <- (b/c) X + (a - b/c) X (I + c X^T X)^-1,
-// which is as exact as the conditioning allows while c eps is small, that is for condition numbers
-// up to kMaxCondition. Undefined beyond: an estimate from the Gram matrix tells.
-at::Tensor PolarByHalley(const at::Tensor& matrix) {
-  const int64_t r = matrix.size(1);
-  at::Tensor gram = Gram(matrix);
-  at::Tensor vector = StartVector(gram, r);
-  double largest = 0, smallest = 0;  // eigenvalues of the Gram matrix
+// The eigenvalue of largest magnitude of what `apply` does to a vector, from below; 0 without one.
+template <class Call>
+double Dominant(const at::Tensor& like, const Call& apply) {
+  at::Tensor vector = StartVector(like, like.size(0));
+  double norm = 0;
   for (int i = 0; i < kPowerSteps; ++i) {
-    vector = at::mm(gram, vector);
-    largest = vector.norm().item<double>();
-    if (!(largest > 0) || !std::isfinite(largest)) return {};
-    vector.div_(largest);
+    vector = apply(vector);
+    norm = vector.norm().template item<double>();
+    if (!(norm > 0) || !std::isfinite(norm)) return 0;
+    vector.div_(norm);
   }
-  largest *= 1.1;  // the estimate is from below; a norm a little above 1 does no harm
+  return norm;
+}
+
+// Polar factor of tall x by dynamically weighted Halley iterations (Nakatsukasa, Bai, Gygi 2010),
+//   X <- (b/c) X + (a - b/c) X (I + c X^T X)^-1,
+// whose inverse by Cholesky factors is as exact as the conditioning allows while c eps is small:
+// for condition numbers up to kMaxCondition. Undefined beyond.
+at::Tensor PolarByHalley(const at::Tensor& matrix) {
+  at::Tensor gram = Gram(matrix);
+  // Estimated from below; a norm a little above 1 does no harm.
+  const double largest =
+      1.2 * Dominant(gram, [&](const at::Tensor& vector) { return at::mm(gram, vector); });
+  if (largest == 0) return {};
   gram.div_(largest);
-  vector = StartVector(gram, r);
+  at::Tensor x, inverse;
+  double l = 0;  // a lower bound of the singular values of x
   {
     const auto [factor, info] = at::linalg_cholesky_ex(gram);
     if (info.item<int64_t>() != 0) return {};
-    for (int i = 0; i < kPowerSteps; ++i) {
-      vector = at::cholesky_solve(vector, factor);
-      const double norm = vector.norm().item<double>();
-      if (!std::isfinite(norm)) return {};
-      smallest = 1 / norm;
-      vector.div_(norm);
-    }
+    inverse = at::cholesky_inverse(factor);
+    l = 1 / std::sqrt(2 * Dominant(inverse, [&](const at::Tensor& vector) {
+                        return at::mm(inverse, vector);
+                      }));
+    inverse = at::Tensor();
   }
-  double l = std::sqrt(smallest / 1.5);  // estimated from above
-  if (!(l > 1 / kMaxCondition)) return {};
-  l = std::min(l, 1.0);
-
-  at::Tensor x = matrix.div(std::sqrt(largest)).contiguous();
+  if (!(l > 1 / kMaxCondition) || !std::isfinite(l)) return {};
+  x = matrix.div(std::sqrt(largest)).contiguous();
   for (int step = 0; step < kMaxHalleySteps; ++step) {
     at::Tensor diagonal = gram.diagonal();
     diagonal.sub_(1);
-    const double off = gram.norm().item<double>();
-    diagonal.add_(1);
-    if (off < kOrthogonal) {
-      return x.mul(1.5).sub_(at::mm(x, gram), 0.5);
+    const bool last = gram.norm().item<double>() < kOrthogonal;
+    if (last || l > kNear) {
+      // With E = X^T X - I: X (I + E)^(-1/2) = X (I - E/2 + 3/8 E^2 - ...).
+      x = x.addmm(x, at::mm(gram, gram).mul_(0.375).sub_(gram, 0.5));
+      if (last) return x;
+      gram = Gram(x);
+      continue;
     }
+    diagonal.add_(1);
+    l = std::min(l, 1.0);
     const double square = l * l;
     const double d = std::cbrt(4 * (1 - square) / (square * square));
     const double h = std::sqrt(1 + d);
@@ -92,10 +101,13 @@ at::Tensor PolarByHalley(const at::Tensor& matrix) {
     {
       const auto [factor, info] = at::linalg_cholesky_ex(gram);
       if (info.item<int64_t>() != 0) return {};
-      gram = at::Tensor();
-      x.mul_(b / c).add_(at::cholesky_solve(x.t(), factor).t(), a - b / c);
+      gram = diagonal = at::Tensor();
+      inverse = at::cholesky_inverse(factor).mul_(a - b / c);
     }
-    l = std::min(1.0, l * (a + b * square) / (1 + c * square));
+    inverse.diagonal().add_(b / c);
+    x = at::mm(x, inverse);
+    inverse = at::Tensor();
+    l *= (a + b * square) / (1 + c * square);
     gram = Gram(x);
   }
   return {};

@@ -1,6 +1,7 @@
 #include "core/math/linalg.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -17,6 +18,8 @@ constexpr char kModule[] = "liborthomerge_dense.so";
 
 absl::StatusOr<const DenseModule*> Load() {
   UseOneBlasThread();
+  // Matrices go back to the system at once: what is free within the heap would count, too.
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
   std::error_code error;
   const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);
   const std::string folder = executable.parent_path().string();
