@@ -79,7 +79,7 @@ int64_t Granule(const PlanTensor& tensor) {
     case Access::kElement:
       return 1;
     case Access::kRow:
-      return std::max<int64_t>(1, tensor.tensor.columns());
+      return std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
     case Access::kWhole:
       return std::max<int64_t>(1, tensor.tensor.elements());
   }
@@ -92,7 +92,7 @@ int64_t RegionGranule(const PlanTensor& tensor) {
       return kLanes;
     case Access::kRow: {
       // Whole rows that end where the lanes begin again.
-      const int64_t columns = std::max<int64_t>(1, tensor.tensor.columns());
+      const int64_t columns = std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
       return columns * (kLanes / std::gcd(columns, int64_t{kLanes}));
     }
     case Access::kWhole:

@@ -75,7 +75,9 @@ Demand Measure(const Plan& plan) {
         demand.whole_name = tensor.tensor.name;
       }
     } else {
-      demand.blocks = std::max(demand.blocks, block * (rows * width + 1));
+      const auto working = static_cast<uint64_t>(
+          tensor.keep ? 0 : tensor.program->working_bytes(static_cast<int64_t>(block)));
+      demand.blocks = std::max(demand.blocks, block * (rows * width + 1) + working);
       demand.piece = std::max(demand.piece, static_cast<uint64_t>(Granule(tensor)) * widest);
     }
   }

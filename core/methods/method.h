@@ -124,6 +124,8 @@ class TensorProgram {
   virtual ~TensorProgram() = default;
 
   virtual Access access() const { return Access::kElement; }
+  // Elements of a row, where access is by row.
+  virtual int64_t row_elements(const OutputTensor& tensor) const { return tensor.columns(); }
   // `round` counts from 0 in every method.
   virtual bool takes_part(int round) const {
     (void)round;
@@ -154,7 +156,7 @@ class TensorProgram {
   virtual std::vector<SinkSpec> sinks(const OutputTensor& tensor) const {
     return {{"", tensor.dtype}};
   }
-  // Bytes that Emit needs beside its region and sinks.
+  // Bytes that Emit needs for so many elements beside its region and sinks.
   virtual int64_t working_bytes(int64_t elements) const {
     (void)elements;
     return 0;
@@ -179,7 +181,8 @@ class Method {
   virtual bool needs_base_values() const { return wants_task_vectors(); }
   // Uses core/math/linalg.h, whose numerics class then belongs to the plan.
   virtual bool uses_dense_algebra() const { return false; }
-  // Called once with all tensors that the method will compile, before the first Compile.
+  // Called once with all tensors that the method will compile, before the first Compile;
+  // first_round() is known.
   virtual absl::Status Prepare(absl::Span<const OutputTensor> tensors) {
     (void)tensors;
     return absl::OkStatus();

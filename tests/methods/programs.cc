@@ -13,8 +13,8 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count,
-        bool reduces) {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, const TensorProgram& program,
+        int64_t first, int64_t count, bool reduces) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
@@ -25,7 +25,7 @@ struct Piece {
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
-    region.columns = output.columns();
+    region.columns = program.row_elements(output);
     region.base = output.has_base ? base.data() : nullptr;
     region.rows = pointers;
   }
@@ -63,7 +63,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   const auto granule = [&](size_t t) {
     const Access access = programs[t]->access();
     return access == Access::kElement ? int64_t{1}
-           : access == Access::kRow   ? outputs[t].columns()
+           : access == Access::kRow   ? programs[t]->row_elements(outputs[t])
                                       : outputs[t].elements();
   };
   Solved solved;
@@ -89,7 +89,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
       const bool whole = programs[t]->access() == Access::kWhole;
       blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/true);
+        Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -112,7 +112,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
     }
     std::vector<double> result(static_cast<size_t>(outputs[t].elements()));
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/false);
+      Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
       void* const sink = out.data();
       EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
