@@ -104,8 +104,8 @@ class Matcher {
         }
         continue;
       }
-      tensor.sources.push_back(
-          {first_files_[origin] + info->file, info->begin, info->dtype, static_cast<int>(origin)});
+      tensor.sources.push_back({first_files_[origin] + info->file, info->begin, info->dtype,
+                                static_cast<int>(origin), info->view});
       tensor.copy_bytes = origin == 0 ? info->bytes() : tensor.copy_bytes;
     }
     if (complete) plan_->tensors.push_back(std::move(tensor));
