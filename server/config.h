@@ -59,6 +59,10 @@ struct ServerConfig {
     std::vector<S3ProfileConfig> s3;
     friend bool operator==(const Storage&, const Storage&) = default;
   } storage;
+  struct Inputs {
+    bool pickle = false;  // torch files (.bin, .pt, .pth)
+    friend bool operator==(const Inputs&, const Inputs&) = default;
+  } inputs;
   struct Jobs {
     std::string database;  // empty: jobs.db in data_dir
     int64_t max_queued = 100'000;

@@ -384,6 +384,7 @@ std::vector<ConfigKey> MakeKeys() {
       Row(
           "storage.s3", [](auto& c) -> auto& { return c.storage.s3; }, ReadProfiles,
           ConfigKey::Kind::kProfiles),
+      BoolRow("inputs.pickle", [](auto& c) -> auto& { return c.inputs.pickle; }),
       PathRow("jobs.database", [](auto& c) -> auto& { return c.jobs.database; }),
       NumberRow(
           "jobs.max_queued", [](auto& c) -> auto& { return c.jobs.max_queued; }, 1, 10'000'000),

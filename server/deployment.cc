@@ -177,7 +177,8 @@ absl::Status Deployment::Build(const ServerConfig& config) {
       parts.storage.get(),
       MergeExecutorOptions{.default_memory_budget = config.workers.memory_budget,
                            .host_memory_budget = config.workers.memory_budget,
-                           .max_models = static_cast<size_t>(config.limits.max_models)});
+                           .max_models = static_cast<size_t>(config.limits.max_models),
+                           .allow_pickle = config.inputs.pickle});
   EventHubOptions hub_options;
   hub_options.max_age = config.limits.stream_age;
   hub_options.max_watchers = config.limits.max_watchers;

@@ -128,8 +128,8 @@ class Matcher {
         continue;
       }
       if (tensor.sources.empty()) tensor.copy_bytes = info->bytes();
-      tensor.sources.push_back(
-          {first_files_[source.origin] + info->file, info->begin, info->dtype, source.origin});
+      tensor.sources.push_back({first_files_[source.origin] + info->file, info->begin, info->dtype,
+                                source.origin, info->view});
     }
     if (complete) plan_->tensors.push_back(std::move(tensor));
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/engine/stream.h"
 #include "core/math/linalg.h"
 #include "core/recipe/expand.h"
@@ -41,7 +42,7 @@ struct Opening {
 
 // In the order of the recipe, findings too; remote inputs are asked side by side.
 absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   HeaderCache* header_cache,
+                                                   const OpenOptions& open_options,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics) {
   std::vector<Opening> openings;
@@ -60,7 +61,7 @@ absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recip
   const auto open = [&](Opening* opening) {
     const absl::Status guarded = Guarded([&] {
       opening->checkpoint =
-          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, header_cache);
+          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, open_options);
       return absl::OkStatus();
     });
     if (!guarded.ok()) opening->checkpoint = guarded;
@@ -152,7 +153,8 @@ std::string DigestOf(const Plan& plan) {
   for (const PlanTensor& tensor : plan.tensors) {
     absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
     for (const TensorSource& source : tensor.sources) {
-      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype), "\n");
+      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype),
+                      source.view == nullptr ? "" : " " + source.view->ToString(), "\n");
     }
   }
   json["sources"] = Sha256Hex(sources);
@@ -217,9 +219,9 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
-  ASSIGN_OR_RETURN(
-      const std::vector<Checkpoint> checkpoints,
-      OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
+  ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
+                   OpenInputs(storage, recipe, {options.header_cache, options.allow_pickle}, call,
+                              plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));

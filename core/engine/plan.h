@@ -24,7 +24,8 @@ struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int origin = 0;  // index into Plan::origins
+  int origin = 0;                                     // index into Plan::origins
+  std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
 };
 
 struct PlanTensor {
