@@ -45,12 +45,15 @@ struct PlanTensor {
 
 // A tensor of an output file.
 struct Placement {
-  int tensor = 0;
+  int tensor = 0;  // kScalar: no tensor of the plan's but the method's scalar number `sink`
   int sink = 0;
   DType dtype = DType::kF32;
+  bool bits = false;   // a mask: one bit per element
   uint64_t begin = 0;  // bytes in the file
   uint64_t end = 0;
 };
+
+constexpr int kScalar = -1;
 
 struct Part {
   uint64_t begin = 0;

@@ -119,6 +119,11 @@ class Chain : public Method {
     return methods_[part]->Solve(round - methods_[part]->first_round(), folded, solved);
   }
 
+  std::vector<ScalarSpec> scalars() const override { return methods_.back()->scalars(); }
+  std::vector<double> ScalarValues(const Solved& solved) const override {
+    return methods_.back()->ScalarValues(solved);
+  }
+
   void Report(const Solved& solved, MethodReport* report) const override {
     for (const auto& method : methods_) method->Report(solved, report);
   }

@@ -3,7 +3,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "core/math/kernels.h"
 
 namespace orthomerge {
@@ -56,15 +55,6 @@ void WeightedSum(const Region& region, const std::vector<double>& c, bool add_ba
     for (int j = 1; j < k; ++j) sum = sum + c[j] * region.row_as<double>(j)[i];
     out[i] = add_base ? region.base_as<double>()[i] + sum : sum;
   }
-}
-
-absl::Status CheckTask(const ParameterMap& parameters, int models) {
-  const int64_t task = IntegerOf(parameters, "task");
-  if (task < models) return absl::OkStatus();
-  return MakeError(
-      Reason::kOutOfRange,
-      absl::StrCat("parameters.task: ", task, " is no model of this recipe, which has ", models,
-                   "; tasks count from 0 in the order of `models`"));
 }
 
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,

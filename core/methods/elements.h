@@ -23,9 +23,6 @@ void CarryNonFinite(const Region& region, T* out) {
   }
 }
 
-// Whether the parameter `task` is one of so many models, counted from 0.
-absl::Status CheckTask(const ParameterMap& parameters, int models);
-
 // Emits the weighted sum with fixed coefficients.
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,
                                                std::string description);

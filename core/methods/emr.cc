@@ -2,13 +2,15 @@
 // -1; task i's mask is m_i = [tau_i gamma > 0]; the unified task vector has the largest masked
 // magnitude, tau_uni = gamma max_i (|tau_i| m_i). With the rescaler
 // rho_i = sum_l mean_l |tau_i| / sum_l mean_l |m_i tau_uni|, of means per tensor l, task i's model
-// is theta_0 + rho_i m_i tau_uni.
+// is theta_0 + rho_i m_i tau_uni: what `task: i` writes. Without it: theta_0 + tau_uni, the masks
+// and the rescalers.
 #include <algorithm>
 #include <cmath>
 
 #include "core/math/kernels.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
+#include "core/methods/masks.h"
 
 namespace orthomerge {
 namespace {
@@ -34,7 +36,9 @@ bool Uses(T own, T unified) {
 
 class EmrProgram : public TensorProgram {
  public:
-  EmrProgram(int round, size_t task) : round_(round), task_(task) {}
+  // `models` are the models' names, the method's.
+  EmrProgram(int round, std::optional<size_t> task, const std::vector<std::string>* models)
+      : round_(round), task_(task), models_(*models) {}
 
   bool takes_part(int) const override { return true; }
 
@@ -49,16 +53,22 @@ class EmrProgram : public TensorProgram {
 
   absl::Status Emit(const Region& region, const Solved& solved,
                     absl::Span<void* const> sinks) const override {
-    const double rescaler = solved.rounds[round_].model[task_];
+    const double rescaler = task_.has_value() ? solved.rounds[round_].model[*task_] : 1;
     if (region.f64) {
-      EmitAs<double>(region, rescaler, static_cast<double*>(sinks[0]));
+      EmitAs<double>(region, rescaler, sinks);
     } else {
-      EmitAs<float>(region, rescaler, static_cast<float*>(sinks[0]));
+      EmitAs<float>(region, rescaler, sinks);
     }
     return absl::OkStatus();
   }
 
-  std::string description() const override { return "unified task vector under the task's mask"; }
+  std::vector<SinkSpec> sinks(const OutputTensor& tensor) const override {
+    return MaskSinks(tensor, task_, models_);
+  }
+  std::string description() const override {
+    return task_.has_value() ? "unified task vector under the task's mask"
+                             : "unified task vector added, masks beside it";
+  }
 
  private:
   template <class T>
@@ -79,29 +89,39 @@ class EmrProgram : public TensorProgram {
   }
 
   template <class T>
-  void EmitAs(const Region& region, double rescaler, T* out) const {
+  void EmitAs(const Region& region, double rescaler, absl::Span<void* const> sinks) const {
+    std::vector<T> all(static_cast<size_t>(region.elements));
+    for (int64_t i = 0; i < region.elements; ++i) all[i] = Unified<T>(region, i);
+    EmitMasks<T>(region, sinks,
+                 [&](size_t k, int64_t i) { return Uses(region.row_as<T>(k)[i], all[i]); });
+    if (sinks[0] == nullptr) return;
+    T* out = static_cast<T*>(sinks[0]);
     const T* base = region.base_as<T>();
     for (int64_t i = 0; i < region.elements; ++i) {
-      const T unified = Unified<T>(region, i);
-      const bool uses = Uses(region.row_as<T>(task_)[i], unified);
+      const T unified = all[i];
+      const bool uses = !task_.has_value() || Uses(region.row_as<T>(*task_)[i], unified);
       out[i] = uses ? static_cast<T>(base[i] + rescaler * unified) : base[i];
     }
     CarryNonFinite(region, out);
   }
 
   const int round_;
-  const size_t task_;
+  const std::optional<size_t> task_;
+  const std::vector<std::string>& models_;
 };
 
 class Emr : public Method {
  public:
   explicit Emr(const MethodSpec& spec)
-      : parameters_(spec.parameters), k_(static_cast<int>(spec.weights.size())) {}
+      : parameters_(spec.parameters),
+        models_(spec.model_names),
+        k_(static_cast<int>(spec.weights.size())),
+        task_(TaskOf(parameters_)) {}
 
   bool wants_task_vectors() const override { return true; }
 
   absl::Status Prepare(absl::Span<const OutputTensor>) override {
-    return CheckTask(parameters_, k_);
+    return CheckTask(parameters_, models_.size());
   }
 
   std::vector<Round> rounds() const override {
@@ -111,8 +131,7 @@ class Emr : public Method {
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
     if (IsExcluded(parameters_, tensor.name)) return nullptr;
-    return std::make_unique<EmrProgram>(first_round(),
-                                        static_cast<size_t>(IntegerOf(parameters_, "task")));
+    return std::make_unique<EmrProgram>(first_round(), task_, &models_);
   }
 
   // The rescalers; 1 for a task whose mask is empty, where nothing is rescaled.
@@ -130,13 +149,22 @@ class Emr : public Method {
     return absl::OkStatus();
   }
 
+  std::vector<ScalarSpec> scalars() const override {
+    return MaskScalars(kRescalerName, task_, models_);
+  }
+  std::vector<double> ScalarValues(const Solved& solved) const override {
+    return solved.rounds[first_round()].model;
+  }
+
   void Report(const Solved& solved, MethodReport* report) const override {
     report->values["rescalers"] = solved.rounds[first_round()].model;
   }
 
  private:
   const ParameterMap parameters_;
+  const std::vector<std::string> models_;
   const int k_;
+  const std::optional<size_t> task_;
 };
 
 }  // namespace

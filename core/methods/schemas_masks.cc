@@ -45,9 +45,12 @@ ParameterSchema MultiTaskDensity() {
 ParameterSchema Task() {
   return {.name = "task",
           .type = Type::kInteger,
+          .optional = true,
           .min = 0,
           .max = 1 << 20,
-          .help = "the model to rebuild, counted from 0"};
+          .help =
+              "write this model alone, counted from 0 (default: the merged model, and a mask "
+              "per model in masks/)"};
 }
 
 }  // namespace
@@ -130,7 +133,7 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "tall_masks",
-      .summary = "TALL-masks: a task's model from the multi-task vector and the task's mask",
+      .summary = "TALL-masks: the multi-task vector and, per task, a mask that rebuilds its model",
       .source = "arXiv 2405.07813",
       .needs_base = true,
       .accepts_transform = true,

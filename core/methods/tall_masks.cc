@@ -2,14 +2,15 @@
 // sum_i tau_i (mtl: ta) or the disjoint sum of TIES (mtl: ties). Task t's mask is
 // m_t = [|tau_t| > mask_lambda_t * |tau_MTL - tau_t|].
 //
-// tall_masks with `task: t` rebuilds that task's model, theta_0 + m_t * tau_MTL. consensus keeps
-// what at least `min_count` tasks use: theta_0 + lambda * [sum_t m_t >= min_count] * tau_MTL.
+// tall_masks writes theta_0 + tau_MTL and the masks, from which every task's model can be rebuilt;
+// with `task: t` that task's model alone, theta_0 + m_t * tau_MTL. consensus keeps what at least
+// `min_count` tasks use: theta_0 + lambda * [sum_t m_t >= min_count] * tau_MTL.
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
 #include "core/methods/election.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
+#include "core/methods/masks.h"
 
 namespace orthomerge {
 namespace {
@@ -64,6 +65,8 @@ class Localisation {
     const double own = region.row_as<T>(task)[i];
     return std::abs(own) > mask_lambdas_[task] * std::abs(multi_task - own);
   }
+
+  const std::vector<double>& mask_lambdas() const { return mask_lambdas_; }
 
  private:
   const size_t models_;
@@ -126,34 +129,50 @@ class ConsensusProgram : public LocalisedProgram {
 
 class TallMasksProgram : public LocalisedProgram {
  public:
-  TallMasksProgram(const Localisation* masks, size_t task) : LocalisedProgram(masks), task_(task) {}
+  // `models` are the models' names, the method's.
+  TallMasksProgram(const Localisation* masks, std::optional<size_t> task,
+                   const std::vector<std::string>* models)
+      : LocalisedProgram(masks), task_(task), models_(*models) {}
+
+  std::vector<SinkSpec> sinks(const OutputTensor& tensor) const override {
+    return MaskSinks(tensor, task_, models_);
+  }
 
   absl::Status Emit(const Region& region, const Solved& solved,
                     absl::Span<void* const> sinks) const override {
     if (region.f64) {
-      EmitAs<double>(region, solved, static_cast<double*>(sinks[0]));
+      EmitAs<double>(region, solved, sinks);
     } else {
-      EmitAs<float>(region, solved, static_cast<float*>(sinks[0]));
+      EmitAs<float>(region, solved, sinks);
     }
     return absl::OkStatus();
   }
 
-  std::string description() const override { return "multi-task vector under the task's mask"; }
+  std::string description() const override {
+    return task_.has_value() ? "multi-task vector under the task's mask"
+                             : "multi-task vector added, masks beside it";
+  }
 
  private:
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+  void EmitAs(const Region& region, const Solved& solved, absl::Span<void* const> sinks) const {
     const std::vector<double> multi_task = masks_.MultiTaskVector<T>(region, solved);
+    EmitMasks<T>(region, sinks, [&](size_t k, int64_t i) {
+      return masks_.Uses<T>(region, k, static_cast<size_t>(i), multi_task[i]);
+    });
+    if (sinks[0] == nullptr) return;
+    T* out = static_cast<T*>(sinks[0]);
     const T* base = region.base_as<T>();
     for (size_t i = 0; i < multi_task.size(); ++i) {
-      out[i] = masks_.Uses<T>(region, task_, i, multi_task[i])
+      out[i] = !task_.has_value() || masks_.Uses<T>(region, *task_, i, multi_task[i])
                    ? static_cast<T>(base[i] + multi_task[i])
                    : base[i];
     }
     CarryNonFinite(region, out);
   }
 
-  const size_t task_;
+  const std::optional<size_t> task_;
+  const std::vector<std::string>& models_;
 };
 
 class Localised : public Method {
@@ -194,22 +213,27 @@ class Consensus : public Localised {
 class TallMasks : public Localised {
  public:
   explicit TallMasks(const MethodSpec& spec)
-      : Localised(spec), models_(static_cast<int>(spec.weights.size())) {}
+      : Localised(spec), models_(spec.model_names), task_(TaskOf(parameters_)) {}
 
   absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
-    RETURN_IF_ERROR(CheckTask(parameters_, models_));
+    RETURN_IF_ERROR(CheckTask(parameters_, models_.size()));
     return Localised::Prepare(tensors);
   }
 
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
     if (IsExcluded(parameters_, tensor.name)) return nullptr;
-    return std::make_unique<TallMasksProgram>(&masks_,
-                                              static_cast<size_t>(IntegerOf(parameters_, "task")));
+    return std::make_unique<TallMasksProgram>(&masks_, task_, &models_);
   }
 
+  std::vector<ScalarSpec> scalars() const override {
+    return MaskScalars(kMaskLambdaName, task_, models_);
+  }
+  std::vector<double> ScalarValues(const Solved&) const override { return masks_.mask_lambdas(); }
+
  private:
-  const int models_;
+  const std::vector<std::string> models_;
+  const std::optional<size_t> task_;
 };
 
 }  // namespace

@@ -262,6 +262,72 @@ TEST(TallMasks, EveryTaskMayHaveItsOwnMaskLambda) {
              Merged("tall_masks", {{"mask_lambda", 0.4}, {"task", int64_t{1}}}, Example()), 0);
 }
 
+// From the merged model, base + multi-task vector, and a mask, the task's model.
+void ExpectRebuilds(const std::string& method, const ParameterMap& parameters,
+                    const std::vector<MethodSpec>& transforms, const Vector& rescalers) {
+  MemoryModel model = RandomModel(3, 31);
+  model[1].rows[0][7] = NAN;
+  for (const bool f64 : {true, false}) {
+    const MethodSpec all = SpecOf(method, parameters, 3);
+    const Output merged = RunMethod(all, transforms, model, f64, 16);
+    for (size_t task = 0; task < 3; ++task) {
+      MethodSpec one = all;
+      one.parameters["task"] = static_cast<int64_t>(task);
+      const Output want = RunMethod(one, transforms, model, f64);
+      const Output mask = RunMethod(all, transforms, model, f64, 48, /*sink=*/1 + task);
+      for (size_t t = 0; t < model.size(); ++t) {
+        for (size_t i = 0; i < want[t].size(); ++i) {
+          ASSERT_TRUE(mask[t][i] == 0 || mask[t][i] == 1);
+          if (t == 1 && i == 7) {  // not finite: stays visible in every model
+            EXPECT_TRUE(std::isnan(merged[t][i]) && mask[t][i] == 1);
+            continue;
+          }
+          const double base = model[t].base[i];
+          const double got =
+              mask[t][i] == 0 ? base : base + rescalers[task] * (merged[t][i] - base);
+          ASSERT_NEAR(got, want[t][i], f64 ? 1e-12 : 1e-6);
+          if (rescalers[task] == 1 && mask[t][i] != 0) {
+            ASSERT_EQ(merged[t][i], want[t][i]);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(TallMasks, MasksRebuildEveryTask) {
+  const Vector ones(3, 1.0);
+  ExpectRebuilds("tall_masks", {{"mask_lambda", 0.5}}, {}, ones);
+  ExpectRebuilds("tall_masks", {{"mtl", "ties"}}, {}, ones);
+  ExpectRebuilds("tall_masks", {}, {SpecOf("awd", {{"beta", 0.1}}, 3)}, ones);
+}
+
+TEST(TallMasks, EveryMaskIsAFileWithItsLambda) {
+  MethodSpec spec = SpecOf("tall_masks", {}, 2);
+  spec.model_parameters[1]["mask_lambda"] = 0.75;
+  const auto method = *MakeMethod(spec, {});
+  ASSERT_TRUE(method->Prepare({}).ok());
+  EXPECT_EQ(method->ScalarValues({}), (Vector{0.4, 0.75}));
+  ASSERT_EQ(method->scalars().size(), 2u);
+  EXPECT_EQ(method->scalars()[1].artifact, "masks/model1.safetensors");
+  EXPECT_EQ(method->scalars()[1].name, "orthomerge.mask_lambda");
+  OutputTensor tensor;
+  tensor.dtype = DType::kBF16;
+  const auto program = *method->Compile(tensor);
+  const std::vector<SinkSpec> sinks = program->sinks(tensor);
+  ASSERT_EQ(sinks.size(), 3u);
+  EXPECT_EQ(sinks[0].artifact, "");
+  EXPECT_EQ(sinks[0].dtype, DType::kBF16);
+  EXPECT_EQ(sinks[2].artifact, "masks/model1.safetensors");
+  EXPECT_TRUE(sinks[2].bits);
+  // One task's model is alone.
+  spec.parameters["task"] = int64_t{1};
+  const auto one = *MakeMethod(spec, {});
+  ASSERT_TRUE(one->Prepare({}).ok());
+  EXPECT_TRUE(one->scalars().empty());
+  EXPECT_EQ((*one->Compile(tensor))->sinks(tensor).size(), 1u);
+}
+
 TEST(TallMasks, ATaskThatIsNoneIsRefused) {
   for (const char* method : {"tall_masks", "emr"}) {
     MethodSpec spec = SpecOf(method, {{"task", int64_t{3}}}, 3);
@@ -308,6 +374,26 @@ TEST(Emr, AgreesWithItsFormula) {
   for (const int64_t block : {0, 16, 100}) {
     ExpectNear(Merged("emr", {{"task", int64_t{3}}}, model, true, block), want, 1e-12);
     ExpectNear(Merged("emr", {{"task", int64_t{3}}}, model, false, block), want, 1e-6);
+  }
+}
+
+TEST(Emr, MasksAndRescalersRebuildEveryTask) {
+  for (const bool after_awd : {false, true}) {
+    MemoryModel model = RandomModel(3, 31);
+    model[1].rows[0][7] = NAN;
+    std::vector<MethodSpec> transforms;
+    if (after_awd) transforms.push_back(SpecOf("awd", {{"beta", 0.1}}, 3));
+    // The rescalers, as far as one element tells them.
+    Vector rescalers;
+    for (size_t task = 0; task < 3; ++task) {
+      const Output merged = RunMethod(SpecOf("emr", {}, 3), transforms, model, true);
+      const Output mask = RunMethod(SpecOf("emr", {}, 3), transforms, model, true, 0, 1 + task);
+      const Output one = RunMethod(SpecOf("emr", {{"task", static_cast<int64_t>(task)}}, 3),
+                                   transforms, model, true);
+      const auto at = std::find(mask[0].begin(), mask[0].end(), 1) - mask[0].begin();
+      rescalers.push_back((one[0][at] - model[0].base[at]) / (merged[0][at] - model[0].base[at]));
+    }
+    ExpectRebuilds("emr", {}, transforms, rescalers);
   }
 }
 

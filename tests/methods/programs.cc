@@ -51,7 +51,8 @@ struct Piece {
 
 template <class T>
 std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
-                                       const std::vector<OutputTensor>& outputs, int64_t block) {
+                                       const std::vector<OutputTensor>& outputs, int64_t block,
+                                       size_t sink) {
   std::vector<std::unique_ptr<TensorProgram>> programs;
   for (const OutputTensor& output : outputs) programs.push_back(method->Compile(output).value());
   const auto blocks = [&](const OutputTensor& output, int64_t granule, const auto& call) {
@@ -114,8 +115,10 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
       Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
-      void* const sink = out.data();
-      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
+      // One sink at a time, as the engine asks for them.
+      std::vector<void*> sinks(programs[t]->sinks(outputs[t]).size(), nullptr);
+      sinks.at(sink) = out.data();
+      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, sinks).ok());
       std::copy(out.begin(), out.end(), result.begin() + first);
     });
     results.push_back(std::move(result));
@@ -168,13 +171,19 @@ MethodSpec SpecOf(const std::string& method, const ParameterMap& parameters, int
   for (const auto& [name, value] : parameters) spec.parameters[name] = value;
   spec.weights.assign(static_cast<size_t>(k), 1.0);
   spec.model_parameters.resize(static_cast<size_t>(k));
-  spec.model_names.resize(static_cast<size_t>(k));
+  for (const ParameterSchema& parameter : FindMethod(method)->parameters) {
+    const auto found = spec.parameters.find(parameter.name);
+    if (!parameter.per_model || found == spec.parameters.end()) continue;
+    for (ParameterMap& own : spec.model_parameters) own.insert(*found);
+  }
+  for (int i = 0; i < k; ++i) spec.model_names.push_back("model" + std::to_string(i));
   return spec;
 }
 
 std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
                                            const std::vector<MethodSpec>& transforms,
-                                           const MemoryModel& model, bool f64, int64_t block) {
+                                           const MemoryModel& model, bool f64, int64_t block,
+                                           size_t sink) {
   auto made = MakeMethod(spec, transforms);
   EXPECT_TRUE(made.ok()) << made.status();
   if (!made.ok()) return {};
@@ -193,8 +202,8 @@ std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
     outputs.push_back(std::move(output));
   }
   EXPECT_TRUE(method->Prepare(outputs).ok());
-  return f64 ? RunAs<double>(method, model, outputs, block)
-             : RunAs<float>(method, model, outputs, block);
+  return f64 ? RunAs<double>(method, model, outputs, block, sink)
+             : RunAs<float>(method, model, outputs, block, sink);
 }
 
 }  // namespace orthomerge

@@ -65,7 +65,7 @@ class ProgramsTest : public testing::TestWithParam<Case> {};
 
 TEST_P(ProgramsTest, OrderOfModelsDoesNotMatter) {
   // A task is a model's number, and so is a part of the place of a random number.
-  if (Has(GetParam(), "task") || GetParam().method == "dare") return;
+  if (GetParam().parameters.contains("task") || GetParam().method == "dare") return;
   const MemoryModel model = RandomModel(4, 1);
   MemoryModel turned = model;
   for (MemoryTensor& tensor : turned) {
@@ -145,10 +145,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"ties_max", "ties", {{"merge", "max"}, {"density", 0.5}}, {}},
         Case{"breadcrumbs", "breadcrumbs", {}, {}}, Case{"consensus", "consensus", {}, {}},
         Case{"consensus_ties", "consensus", {{"mtl", "ties"}}, {}}, Case{"dare", "dare", {}, {}},
-        Case{"emr", "emr", {{"task", int64_t{1}}}, {}}, Case{"model_stock", "model_stock", {}, {}},
+        Case{"emr", "emr", {{"task", int64_t{1}}}, {}}, Case{"emr_all", "emr", {}, {}},
+        Case{"model_stock", "model_stock", {}, {}},
         Case{"model_stock_rows", "model_stock", {{"filter_wise", true}}, {}},
         Case{"pcb", "pcb", {}, {}}, Case{"tall_masks", "tall_masks", {{"task", int64_t{2}}}, {}},
-        Case{"tatr", "tatr", {}, {}}, Case{"awd_then_ties", "ties", {}, {"awd"}},
+        Case{"tall_masks_all", "tall_masks", {}, {}}, Case{"tatr", "tatr", {}, {}},
+        Case{"awd_then_ties", "ties", {}, {"awd"}},
         Case{"awd_then_breadcrumbs", "breadcrumbs", {}, {"awd"}},
         Case{"awd_then_consensus", "consensus", {{"mtl", "ties"}}, {"awd"}},
         Case{"awd_then_dare", "dare", {}, {"awd"}},
