@@ -134,8 +134,10 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, device));
   }
   ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
-  plan->row_factors.assign(recipe.models.size(), 1.0);
-  if (!mergekit && plan->method->wants_task_vectors()) plan->row_factors = spec.weights;
+  plan->row_factors.assign(plan->origins.size(), 1.0);
+  if (!mergekit && plan->method->wants_task_vectors()) {
+    std::copy(spec.weights.rbegin(), spec.weights.rend(), plan->row_factors.rbegin());
+  }
 
   std::vector<size_t> computed;
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
@@ -182,7 +184,6 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
   for (const size_t t : computed) outputs.push_back(plan->tensors[t].tensor);
   RETURN_IF_ERROR(plan->method->Prepare(outputs));
   plan->rounds = plan->method->rounds();
-  plan->scalars = plan->method->scalars();
   // A tensor's own round that the whole model waits for takes a pass, too.
   for (size_t r = 0; r < plan->rounds.size(); ++r) {
     if (plan->rounds[r].group == Round::Group::kModel) {

@@ -19,8 +19,8 @@ struct Item {
   uint64_t bytes = 0;
 };
 
-TensorLayout LayoutOf(const Plan& plan, const Item& item) {
-  if (item.tensor == kScalar) return {plan.scalars[item.sink].name, item.dtype, {}};
+TensorLayout LayoutOf(const Plan& plan, const std::vector<ScalarSpec>& scalars, const Item& item) {
+  if (item.tensor == kScalar) return {scalars[item.sink].name, item.dtype, {}};
   const OutputTensor& tensor = plan.tensors[item.tensor].tensor;
   if (!item.bits) return {tensor.name, item.dtype, tensor.shape};
   return {tensor.name, item.dtype, {static_cast<int64_t>(item.bytes)}};
@@ -92,6 +92,7 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
                             const std::vector<Item>& items) {
   // One file, if that is what the artifact's name says.
   const bool lone = absl::EndsWith(artifact, ".safetensors");
+  const std::vector<ScalarSpec> scalars = plan->method->scalars();
   const std::vector<std::vector<Item>> shards =
       lone ? std::vector<std::vector<Item>>{items}
            : Shards(items, plan->recipe.output.max_shard_size);
@@ -108,7 +109,7 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
     std::vector<TensorLayout> layouts;
     std::map<std::string, const Item*> by_name;
     for (const Item& item : shards[s]) {
-      layouts.push_back(LayoutOf(*plan, item));
+      layouts.push_back(LayoutOf(*plan, scalars, item));
       const std::string& tensor = layouts.back().name;
       if (!by_name.emplace(tensor, &item).second) {
         return MakeError(Reason::kUnsupported,
@@ -168,8 +169,9 @@ absl::Status LayOutFiles(Plan* plan) {
           {static_cast<int>(t), static_cast<int>(s), dtype, bits, bytes});
     }
   }
-  for (size_t s = 0; s < plan->scalars.size(); ++s) {
-    artifacts[plan->scalars[s].artifact].push_back(
+  const std::vector<ScalarSpec> scalars = plan->method->scalars();
+  for (size_t s = 0; s < scalars.size(); ++s) {
+    artifacts[scalars[s].artifact].push_back(
         {kScalar, static_cast<int>(s), DType::kF64, false, sizeof(double)});
   }
   for (const auto& [artifact, items] : artifacts) {

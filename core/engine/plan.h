@@ -24,8 +24,9 @@ struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int origin = 0;     // index into Plan::origins
-  bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
+  int origin = 0;                                     // index into Plan::origins
+  std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
+  bool bits = false;                                  // a mask as SinkSpec::bits writes it
 };
 
 struct PlanTensor {
@@ -114,12 +115,11 @@ class Plan {
   std::vector<std::string> origins;  // names of base and models, as TensorSource::origin counts
   std::vector<InputFile> inputs;
   std::vector<PlanTensor> tensors;  // sorted by name
-  std::vector<double> row_factors;  // per row: the weight that multiplies its task vector
+  std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file
   std::vector<Round> rounds;
-  std::vector<ScalarSpec> scalars;                    // the method's
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
   std::string numerics;  // numerics class

@@ -54,8 +54,12 @@ absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostic
                                       " elements, one bit per entry"));
       continue;
     }
-    tensor.sources.push_back({first_file + info->file, info->begin, info->dtype,
-                              static_cast<int>(plan->origins.size()) - 1, /*bits=*/true});
+    TensorSource& source = tensor.sources.emplace_back();
+    source.file = first_file + info->file;
+    source.begin = info->begin;
+    source.dtype = info->dtype;
+    source.origin = static_cast<int>(plan->origins.size()) - 1;
+    source.bits = true;
     ++tensor.tensor.models;
   }
   if (used == 0 || used + numbers != mask.tensors().size()) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/methods/elements.h"
+#include "core/methods/gram.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {

@@ -57,16 +57,6 @@ void WeightedSum(const Region& region, const std::vector<double>& c, bool add_ba
   }
 }
 
-RegionSlice::RegionSlice(const Region& region, int64_t first, int64_t count) : slice_(region) {
-  const auto skip = static_cast<size_t>(first) * (region.f64 ? sizeof(double) : sizeof(float));
-  for (void* row : region.rows) rows_.push_back(static_cast<char*>(row) + skip);
-  slice_.offset += first;
-  slice_.elements = count;
-  if (region.base != nullptr) slice_.base = static_cast<const char*>(region.base) + skip;
-  if (region.counts != nullptr) slice_.counts += first;
-  slice_.rows = rows_;
-}
-
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,
                                                std::string description) {
   return std::make_unique<WeightedSumProgram>(std::move(c), add_base, std::move(description));

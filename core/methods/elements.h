@@ -23,20 +23,6 @@ void CarryNonFinite(const Region& region, T* out) {
   }
 }
 
-// Some consecutive elements of a region, as a region; lives no longer than that one.
-class RegionSlice {
- public:
-  RegionSlice(const Region& region, int64_t first, int64_t count);
-  RegionSlice(const RegionSlice&) = delete;
-  RegionSlice& operator=(const RegionSlice&) = delete;
-
-  const Region& region() const { return slice_; }
-
- private:
-  std::vector<void*> rows_;
-  Region slice_;
-};
-
 // Emits the weighted sum with fixed coefficients.
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,
                                                std::string description);

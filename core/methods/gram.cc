@@ -5,7 +5,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "core/math/kernels.h"
 #include "core/methods/awd_solver.h"
 #include "core/methods/elements.h"
@@ -17,7 +16,6 @@ class GramProgram : public TensorProgram {
  public:
   GramProgram(const OutputTensor& tensor, int first_round, GramMerge merge)
       : index_(tensor.index),
-        name_(tensor.name),
         vectors_(tensor.models + (merge.base == GramMerge::Base::kVector ? 1 : 0)),
         first_round_(first_round),
         merge_(std::move(merge)) {}
@@ -48,9 +46,8 @@ class GramProgram : public TensorProgram {
     }
     return MakeError(
         Reason::kInputCorrupt,
-        absl::StrCat("tensor ", name_,
-                     " has weights so large that their inner products overflow, though "
-                     "every weight is finite; inspect the models"));
+        "the weights are so large that their inner products overflow, though every one "
+        "is finite; inspect the models");
   }
 
   absl::Status Emit(const Region& region, const Solved& solved,
@@ -76,7 +73,6 @@ class GramProgram : public TensorProgram {
   }
 
   const int index_;
-  const std::string name_;
   const int vectors_;
   const int first_round_;
   const GramMerge merge_;
@@ -129,6 +125,35 @@ std::vector<double> GramOf(absl::Span<const void* const> rows, bool f64, int64_t
     for (size_t p = 0; p < pairs.size(); ++p) pairs[p] += FoldLanes(&lanes[p * kLanes]);
   }
   return FullGram(pairs, k);
+}
+
+void AddGram(const Region& region, absl::Span<double> lanes) {
+  AddGram(std::vector<const void*>(region.rows.begin(), region.rows.end()), region.f64,
+          region.elements, lanes);
+}
+
+std::vector<double> GramOf(const Region& region) {
+  return GramOf(std::vector<const void*>(region.rows.begin(), region.rows.end()), region.f64,
+                region.elements, region.counts);
+}
+
+std::vector<double> FullGram(absl::Span<const double> pairs, int k) {
+  std::vector<double> gram(static_cast<size_t>(k) * k);
+  size_t p = 0;
+  for (int i = 0; i < k; ++i) {
+    for (int j = i; j < k; ++j, ++p) gram[i * k + j] = gram[j * k + i] = pairs[p];
+  }
+  return gram;
+}
+
+RegionSlice::RegionSlice(const Region& region, int64_t first, int64_t count) : slice_(region) {
+  const auto skip = static_cast<size_t>(first) * (region.f64 ? sizeof(double) : sizeof(float));
+  for (void* row : region.rows) rows_.push_back(static_cast<char*>(row) + skip);
+  slice_.offset += first;
+  slice_.elements = count;
+  if (region.base != nullptr) slice_.base = static_cast<const char*>(region.base) + skip;
+  if (region.counts != nullptr) slice_.counts += first;
+  slice_.rows = rows_;
 }
 
 std::unique_ptr<TensorProgram> MakeGramMerge(const OutputTensor& tensor, int first_round,

@@ -13,8 +13,11 @@ std::unique_ptr<Method> MakeAwd(const MethodSpec& spec);
 std::unique_ptr<Method> MakeBreadcrumbs(const MethodSpec& spec);
 std::unique_ptr<Method> MakeConsensus(const MethodSpec& spec);
 std::unique_ptr<Method> MakeDare(const MethodSpec& spec);
+std::unique_ptr<Method> MakeDoge(const MethodSpec& spec);
 std::unique_ptr<Method> MakeEmr(const MethodSpec& spec);
 std::unique_ptr<Method> MakeIsoC(const MethodSpec& spec);
+std::unique_ptr<Method> MakeIsoCts(const MethodSpec& spec);
+std::unique_ptr<Method> MakeKnots(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitArceeFusion(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitKarcher(const MethodSpec& spec);
 std::unique_ptr<Method> MakeMergekitLinear(const MethodSpec& spec);
@@ -35,6 +38,8 @@ std::unique_ptr<Method> MakeTallMasks(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTaskArithmetic(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTatr(const MethodSpec& spec);
 std::unique_ptr<Method> MakeTies(const MethodSpec& spec);
+std::unique_ptr<Method> MakeTsvM(const MethodSpec& spec);
+std::unique_ptr<Method> MakeWudi(const MethodSpec& spec);
 
 // No recipe's method: a task's model from the merged model and, as a second row of 0 and 1, the
 // task's mask; the base where there is none. Takes the parameter `rescaler`.

@@ -212,22 +212,25 @@ class Nuslerp : public Method {
 
 // Barycentric interpolation: u_i = x_i / (||x_i|| + eps); m the direction of sum w_i u_i;
 // T = sum w_i (u_i - <u_i,m> m), n = ||T|| + eps; (m cos n + T sin(n)/n) sum w_i ||x_i||.
-absl::StatusOr<Vector> MultislerpCoefficients(const Vector& gram, const Vector& w, double eps,
-                                              const OutputTensor& tensor) {
+absl::StatusOr<Vector> MultislerpCoefficients(const Vector& gram, const Vector& w, double eps) {
   const size_t k = w.size();
   Vector norms(k), lengths(k);
   for (size_t i = 0; i < k; ++i) {
     lengths[i] = std::sqrt(gram[i * k + i]);
     norms[i] = lengths[i] + eps;
   }
+  // Nothing but the base, in any direction; mergekit fails there for three models or more.
+  if (std::all_of(lengths.begin(), lengths.end(), [](double x) { return x == 0; })) {
+    return Vector(k, 0.0);
+  }
   const Vector h = Scaled(gram, norms);
   const double mean_norm = Norm(h, w);
   // Inner products in float64 resolve the norm of a sum of unit vectors to some 1e-8.
   if (mean_norm < std::max(eps, 4e-8)) {
     if (k == 2) return w;
-    return TensorError(Reason::kOutOfRange, tensor,
-                       "the weighted directions of the models cancel out, so that there is no mean "
-                       "direction; use other weights");
+    return MakeError(Reason::kOutOfRange,
+                     "the weighted directions of the models cancel out, so that there is no mean "
+                     "direction; use other weights");
   }
   Vector mean = w;
   for (double& c : mean) c /= mean_norm;
@@ -269,12 +272,11 @@ class Multislerp : public Method {
       for (double& weight : w) weight /= sum;
     }
     const double eps = parameters.Number("eps");
-    return MakeGramMerge(tensor, first_round(),
-                         {tensor.has_base ? Base::kAdded : Base::kNone,
-                          [w, eps, tensor](const Vector& gram, int) {
-                            return MultislerpCoefficients(gram, w, eps, tensor);
-                          },
-                          "interpolated on the sphere"});
+    return MakeGramMerge(
+        tensor, first_round(),
+        {tensor.has_base ? Base::kAdded : Base::kNone,
+         [w, eps](const Vector& gram, int) { return MultislerpCoefficients(gram, w, eps); },
+         "interpolated on the sphere"});
   }
 
  private:

@@ -44,7 +44,7 @@ class StockRows : public TensorProgram {
     for (int64_t first = 0; first < region.elements; first += region.columns) {
       const RegionSlice slice(region, first, region.columns);
       const Region& row = slice.region();
-      const std::vector<double> gram = GramOf(row.rows, row.f64, row.elements, row.counts);
+      const std::vector<double> gram = GramOf(row);
       WeightedSum(row, Coefficients(gram, static_cast<int>(row.rows.size())), /*add_base=*/true,
                   static_cast<char*>(sinks[0]) + static_cast<size_t>(first) * width);
     }

@@ -20,8 +20,11 @@ constexpr std::array kMakers = {
     MakerRow{"breadcrumbs", MakeBreadcrumbs},
     MakerRow{"consensus", MakeConsensus},
     MakerRow{"dare", MakeDare},
+    MakerRow{"doge", MakeDoge},
     MakerRow{"emr", MakeEmr},
     MakerRow{"iso_c", MakeIsoC},
+    MakerRow{"iso_cts", MakeIsoCts},
+    MakerRow{"knots", MakeKnots},
     MakerRow{"mergekit.arcee_fusion", MakeMergekitArceeFusion},
     MakerRow{"mergekit.breadcrumbs", MakeMergekitSparse},
     MakerRow{"mergekit.breadcrumbs_ties", MakeMergekitSparse},
@@ -48,6 +51,8 @@ constexpr std::array kMakers = {
     MakerRow{"task_arithmetic", MakeTaskArithmetic},
     MakerRow{"tatr", MakeTatr},
     MakerRow{"ties", MakeTies},
+    MakerRow{"tsv_m", MakeTsvM},
+    MakerRow{"wudi", MakeWudi},
 };
 
 absl::StatusOr<std::unique_ptr<Method>> Make(const MethodSpec& spec) {

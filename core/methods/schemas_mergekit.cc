@@ -1,5 +1,4 @@
-// mergekit's methods, under its own definitions. Models are counted beside the base where a method
-// needs one.
+// mergekit's methods, under its own definitions.
 #include "core/methods/schema_parts.h"
 
 namespace orthomerge {

@@ -84,9 +84,9 @@ std::vector<double> Selection::Solve(int round, const TensorPartial& partial,
       int64_t count = 0;
       for (const uint64_t counter : counters) count += static_cast<int64_t>(counter);
       state.rank = below_of(cut, count);
-      if (state.rank >= count) state.kind = State::kNone;
       // Without an order of equal numbers it is the number that is wanted, even the smallest.
       if (state.rank <= 0 && equal_ != EqualNumbers::kAlike) state.kind = State::kAll;
+      if (state.rank >= count) state.kind = State::kNone;
     }
     if (IsOpen(round, state)) {
       uint64_t digit = 0;

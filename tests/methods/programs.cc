@@ -13,28 +13,34 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, int64_t columns, int64_t first, int64_t count, bool reduce) {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, const TensorProgram& program,
+        int64_t first, int64_t count, bool reduces) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
-    base = cut(tensor.base);
+    if (output.has_base) base = cut(tensor.base);
     for (const std::vector<double>& row : tensor.rows) rows.push_back(cut(row));
+    FindNonFinite(count, reduces);
     for (std::vector<T>& row : rows) pointers.push_back(row.data());
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
-    region.columns = columns;
-    region.base = base.data();
+    region.columns = program.row_elements(output);
+    region.base = output.has_base ? base.data() : nullptr;
     region.rows = pointers;
-    bool all_finite = true;
-    for (int64_t i = 0; i < count; ++i) {
-      bool finite = std::isfinite(base[i]);
-      for (const std::vector<T>& row : rows) finite = finite && std::isfinite(row[i]);
-      for (std::vector<T>& row : rows) row[i] = finite || !reduce ? row[i] : T{0};
-      counts.push_back(finite);
-      all_finite = all_finite && finite;
+  }
+  // As the engine: elements with a non-finite source do not count, and are 0 in reductions.
+  void FindNonFinite(int64_t count, bool reduces) {
+    std::vector<uint8_t> finite(static_cast<size_t>(count), 1);
+    for (size_t i = 0; i < finite.size(); ++i) {
+      if (!base.empty() && !std::isfinite(base[i])) finite[i] = 0;
+      for (const std::vector<T>& row : rows) finite[i] &= std::isfinite(row[i]) ? 1 : 0;
+      if (finite[i] != 0) continue;
+      for (std::vector<T>& row : rows) row[i] = reduces ? T{0} : row[i];
+      counts.resize(finite.size());
     }
-    if (!all_finite) region.counts = counts.data();
+    if (!counts.empty()) counts = finite;
+    region.counts = counts.empty() ? nullptr : counts.data();
   }
   std::vector<T> base;
   std::vector<std::vector<T>> rows;
@@ -84,7 +90,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
       const bool whole = programs[t]->access() == Access::kWhole;
       blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], programs[t]->row_elements(outputs[t]), first, count, true);
+        Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -102,12 +108,12 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
     if (programs[t] == nullptr) {
-      results.push_back(model[t].base);
+      results.push_back(outputs[t].has_base ? model[t].base : model[t].rows[0]);
       continue;
     }
-    std::vector<double> result(model[t].base.size());
+    std::vector<double> result(static_cast<size_t>(outputs[t].elements()));
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], programs[t]->row_elements(outputs[t]), first, count, false);
+      Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
       // One sink at a time, as the engine asks for them.
       std::vector<void*> sinks(programs[t]->sinks(outputs[t]).size(), nullptr);
@@ -190,7 +196,9 @@ std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
     output.shape = tensor.shape;
     output.f64 = f64;
     output.models = static_cast<int>(tensor.rows.size());
-    output.has_base = true;
+    output.has_base = !tensor.base.empty();
+    output.parameters = tensor.parameters;
+    output.model_parameters = tensor.model_parameters;
     outputs.push_back(std::move(output));
   }
   EXPECT_TRUE(method->Prepare(outputs).ok());

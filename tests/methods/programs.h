@@ -13,8 +13,10 @@ namespace orthomerge {
 struct MemoryTensor {
   std::string name;
   std::vector<int64_t> shape;
-  std::vector<double> base;
+  std::vector<double> base;               // empty: no base
   std::vector<std::vector<double>> rows;  // task vectors, or models where the method takes those
+  ParameterMap parameters = {};           // as in OutputTensor
+  std::vector<ParameterMap> model_parameters = {};
 };
 
 using MemoryModel = std::vector<MemoryTensor>;
