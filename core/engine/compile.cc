@@ -17,6 +17,7 @@ MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const Parameter
   spec.name = name;
   spec.parameters = parameters;
   spec.device = device;
+  spec.seed = recipe.seed;
   for (const RecipeModel& model : recipe.models) {
     spec.weights.push_back(model.weight);
     spec.model_names.push_back(model.name);
@@ -78,7 +79,7 @@ int64_t Granule(const PlanTensor& tensor) {
     case Access::kElement:
       return 1;
     case Access::kRow:
-      return std::max<int64_t>(1, tensor.tensor.columns());
+      return std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
     case Access::kWhole:
       return std::max<int64_t>(1, tensor.tensor.elements());
   }
@@ -91,7 +92,7 @@ int64_t RegionGranule(const PlanTensor& tensor) {
       return kLanes;
     case Access::kRow: {
       // Whole rows that end where the lanes begin again.
-      const int64_t columns = std::max<int64_t>(1, tensor.tensor.columns());
+      const int64_t columns = std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
       return columns * (kLanes / std::gcd(columns, int64_t{kLanes}));
     }
     case Access::kWhole:
@@ -131,8 +132,10 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, device));
   }
   ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
-  plan->row_factors.assign(recipe.models.size(), 1.0);
-  if (!mergekit && plan->method->wants_task_vectors()) plan->row_factors = spec.weights;
+  plan->row_factors.assign(plan->origins.size(), 1.0);
+  if (!mergekit && plan->method->wants_task_vectors()) {
+    std::copy(spec.weights.rbegin(), spec.weights.rend(), plan->row_factors.rbegin());
+  }
 
   std::vector<size_t> computed;
   for (size_t t = 0; t < plan->tensors.size(); ++t) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/engine/plan.h"
 #include "core/engine/stack.h"
 #include "core/math/kernels.h"
@@ -26,6 +27,7 @@ struct Demand {
   uint64_t part = 0;        // largest part
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
+  uint64_t strided = 0;     // to gather a strided tensor, per thread
 };
 
 uint64_t Rows(const PlanTensor& tensor, uint64_t elements, uint64_t sinks) {
@@ -54,6 +56,9 @@ Demand Measure(const Plan& plan) {
   for (const PlanTensor& tensor : plan.tensors) {
     demand.fixed += 600 + 160 * tensor.sources.size();
     demand.sources = std::max<uint64_t>(demand.sources, tensor.sources.size());
+    for (const TensorSource& source : tensor.sources) {
+      if (source.view != nullptr) demand.strided = kStridedBlock;
+    }
     if (tensor.copied()) continue;
     const uint64_t width = tensor.tensor.f64 ? 8 : 4;
     const auto elements = static_cast<uint64_t>(tensor.tensor.elements());
@@ -75,7 +80,9 @@ Demand Measure(const Plan& plan) {
         demand.whole_name = tensor.tensor.name;
       }
     } else {
-      demand.blocks = std::max(demand.blocks, block * (rows * width + 1));
+      const auto working = static_cast<uint64_t>(
+          tensor.keep ? 0 : tensor.program->working_bytes(static_cast<int64_t>(block)));
+      demand.blocks = std::max(demand.blocks, block * (rows * width + 1) + working);
       demand.piece = std::max(demand.piece, static_cast<uint64_t>(Granule(tensor)) * widest);
     }
   }
@@ -130,7 +137,7 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
   // Gaps between coalesced ranges may add a quarter.
   const auto chunks = [&](uint64_t piece) {
     const uint64_t chunk = std::max(memory.chunk, piece) * demand.sources;
-    return (chunk + chunk / 4) * static_cast<uint64_t>(1 + memory.read_ahead);
+    return (chunk + chunk / 4 + demand.strided) * static_cast<uint64_t>(1 + memory.read_ahead);
   };
   const uint64_t parts = demand.part * static_cast<uint64_t>(1 + memory.upload_slots);
   const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;

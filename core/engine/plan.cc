@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/engine/stream.h"
 #include "core/math/linalg.h"
+#include "core/recipe/expand.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -40,7 +42,7 @@ struct Opening {
 
 // In the order of the recipe, findings too; remote inputs are asked side by side.
 absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   HeaderCache* header_cache,
+                                                   const OpenOptions& open_options,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics) {
   std::vector<Opening> openings;
@@ -59,7 +61,7 @@ absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recip
   const auto open = [&](Opening* opening) {
     const absl::Status guarded = Guarded([&] {
       opening->checkpoint =
-          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, header_cache);
+          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, open_options);
       return absl::OkStatus();
     });
     if (!guarded.ok()) opening->checkpoint = guarded;
@@ -89,14 +91,41 @@ absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recip
   return checkpoints;
 }
 
+// What recipes can say and the engine cannot do.
+void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
+  constexpr absl::string_view kNotYet = "not supported by this version";
+  if (recipe.tokenizer.has_value()) {
+    diagnostics->Error(Reason::kUnsupported,
+                       absl::StrCat("building a tokenizer is ", kNotYet,
+                                    "; without it the base's (else the first model's) tokenizer "
+                                    "files are copied"),
+                       "tokenizer");
+  }
+  if (!recipe.chat_template.empty()) {
+    diagnostics->Error(Reason::kUnsupported, absl::StrCat("setting a chat template is ", kNotYet),
+                       "chat_template");
+  }
+  const auto refuse_adapter = [&](const std::string& field) {
+    diagnostics->Error(Reason::kUnsupported, absl::StrCat("LoRA adapters are ", kNotYet), field);
+  };
+  if (recipe.base_adapter.has_value()) refuse_adapter("base_model");
+  for (size_t i = 0; i < recipe.models.size(); ++i) {
+    if (recipe.models[i].adapter.has_value()) refuse_adapter(absl::StrCat("models[", i, "]"));
+  }
+}
+
 // config.json and sidecars come from the base, without one from the first model.
 absl::Status AddBlobs(Storage& storage, const Checkpoint& donor, const CallOptions& call,
                       Plan* plan) {
   if (donor.config().has_value()) {
-    bool head = false;
-    for (const PlanTensor& tensor : plan->tensors) head = head || IsHeadName(tensor.tensor.name);
-    ASSIGN_OR_RETURN(std::string config,
-                     ReconcileConfig(*donor.config(), plan->recipe.output.dtype, head));
+    ConfigChanges changes;
+    changes.dtype = plan->recipe.output.dtype;
+    for (const PlanTensor& tensor : plan->tensors) {
+      changes.head_written = changes.head_written || IsHeadName(tensor.tensor.name);
+    }
+    const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
+    if (layers.size() == 1) changes.layers = layers[0].layers;
+    ASSIGN_OR_RETURN(std::string config, ReconcileConfig(*donor.config(), changes));
     plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
   }
   ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars, FindSidecars(storage, donor, call));
@@ -124,7 +153,8 @@ std::string DigestOf(const Plan& plan) {
   for (const PlanTensor& tensor : plan.tensors) {
     absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
     for (const TensorSource& source : tensor.sources) {
-      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype), "\n");
+      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype),
+                      source.view == nullptr ? "" : " " + source.view->ToString(), "\n");
     }
   }
   json["sources"] = Sha256Hex(sources);
@@ -185,11 +215,13 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
     diagnostics->Add(device.status());
     return device.status();
   }
+  RefuseWhatIsNotThereYet(recipe, diagnostics);
+  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
-  ASSIGN_OR_RETURN(
-      const std::vector<Checkpoint> checkpoints,
-      OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
+  ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
+                   OpenInputs(storage, recipe, {options.header_cache, options.allow_pickle}, call,
+                              plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));

@@ -24,7 +24,8 @@ struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int origin = 0;  // index into Plan::origins
+  int origin = 0;                                     // index into Plan::origins
+  std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
 };
 
 struct PlanTensor {
@@ -44,12 +45,15 @@ struct PlanTensor {
 
 // A tensor of an output file.
 struct Placement {
-  int tensor = 0;
+  int tensor = 0;  // kScalar: no tensor of the plan's but the method's scalar number `sink`
   int sink = 0;
   DType dtype = DType::kF32;
+  bool bits = false;   // a mask: one bit per element
   uint64_t begin = 0;  // bytes in the file
   uint64_t end = 0;
 };
+
+constexpr int kScalar = -1;
 
 struct Part {
   uint64_t begin = 0;
@@ -110,7 +114,7 @@ class Plan {
   std::vector<std::string> origins;  // names of base and models, as TensorSource::origin counts
   std::vector<InputFile> inputs;
   std::vector<PlanTensor> tensors;  // sorted by name
-  std::vector<double> row_factors;  // per row: the weight that multiplies its task vector
+  std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file

@@ -83,7 +83,7 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   row_pointers_.clear();
   for (size_t s = first; s < sources; ++s) {
     if (plan.method->wants_task_vectors() && tensor.base_source) {
-      SubtractRow(row(s), row(0), plan.row_factors[s - first], row(s), n);
+      SubtractRow(row(s), row(0), plan.row_factors[tensor.sources[s].origin], row(s), n);
     }
     if (!finite && use == StackUse::kReduce) {
       for (int64_t i = 0; i < n; ++i) row(s)[i] = region_.counts[i] != 0 ? row(s)[i] : T{0};
@@ -99,7 +99,7 @@ const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t f
   region_.f64 = tensor.tensor.f64;
   region_.offset = first;
   region_.elements = count;
-  region_.columns = tensor.tensor.columns();
+  region_.columns = tensor.program->row_elements(tensor.tensor);
   if (region_.f64) {
     BuildAs<double>(plan, tensor, bytes, use, nonfinite);
   } else {

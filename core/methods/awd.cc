@@ -107,21 +107,12 @@ class AwdRowProgram : public TensorProgram {
     const double model_norm = solved.rounds[round_].model[0];
     const size_t width = region.f64 ? sizeof(double) : sizeof(float);
     for (int64_t row = 0; row < region.elements; row += region.columns) {
-      const auto at = [&](const void* p) {
-        return const_cast<char*>(static_cast<const char*>(p)) + static_cast<size_t>(row) * width;
-      };
-      std::vector<void*> rows;
-      for (void* source : region.rows) rows.push_back(at(source));
-      Region one = region;
-      one.offset = region.offset + row;
-      one.elements = region.columns;
-      one.base = at(region.base);
-      one.rows = rows;
-      one.counts = region.counts == nullptr ? nullptr : region.counts + row;
-      const std::vector<double> gram = GramOf(rows, one.f64, one.elements, one.counts);
-      const auto k = static_cast<int>(rows.size());
-      WeightedSum(one, Factors(settings_.SolveUnit(gram, k, model_norm).c, settings_.lambda),
-                  /*add_base=*/true, at(sinks[0]));
+      const RegionSlice slice(region, row, region.columns);
+      const std::vector<double> gram = GramOf(slice.region());
+      const auto k = static_cast<int>(region.rows.size());
+      WeightedSum(
+          slice.region(), Factors(settings_.SolveUnit(gram, k, model_norm).c, settings_.lambda),
+          /*add_base=*/true, static_cast<char*>(sinks[0]) + static_cast<size_t>(row) * width);
     }
     return absl::OkStatus();
   }

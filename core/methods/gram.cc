@@ -127,6 +127,35 @@ std::vector<double> GramOf(absl::Span<const void* const> rows, bool f64, int64_t
   return FullGram(pairs, k);
 }
 
+void AddGram(const Region& region, absl::Span<double> lanes) {
+  AddGram(std::vector<const void*>(region.rows.begin(), region.rows.end()), region.f64,
+          region.elements, lanes);
+}
+
+std::vector<double> GramOf(const Region& region) {
+  return GramOf(std::vector<const void*>(region.rows.begin(), region.rows.end()), region.f64,
+                region.elements, region.counts);
+}
+
+std::vector<double> FullGram(absl::Span<const double> pairs, int k) {
+  std::vector<double> gram(static_cast<size_t>(k) * k);
+  size_t p = 0;
+  for (int i = 0; i < k; ++i) {
+    for (int j = i; j < k; ++j, ++p) gram[i * k + j] = gram[j * k + i] = pairs[p];
+  }
+  return gram;
+}
+
+RegionSlice::RegionSlice(const Region& region, int64_t first, int64_t count) : slice_(region) {
+  const auto skip = static_cast<size_t>(first) * (region.f64 ? sizeof(double) : sizeof(float));
+  for (void* row : region.rows) rows_.push_back(static_cast<char*>(row) + skip);
+  slice_.offset += first;
+  slice_.elements = count;
+  if (region.base != nullptr) slice_.base = static_cast<const char*>(region.base) + skip;
+  if (region.counts != nullptr) slice_.counts += first;
+  slice_.rows = rows_;
+}
+
 std::unique_ptr<TensorProgram> MakeGramMerge(const OutputTensor& tensor, int first_round,
                                              GramMerge merge) {
   return std::make_unique<GramProgram>(tensor, first_round, std::move(merge));

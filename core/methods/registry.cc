@@ -17,7 +17,14 @@ struct MakerRow {
 constexpr std::array kMakers = {
     MakerRow{"average", MakeAverage},
     MakerRow{"awd", MakeAwd},
+    MakerRow{"breadcrumbs", MakeBreadcrumbs},
+    MakerRow{"consensus", MakeConsensus},
+    MakerRow{"dare", MakeDare},
+    MakerRow{"doge", MakeDoge},
+    MakerRow{"emr", MakeEmr},
     MakerRow{"iso_c", MakeIsoC},
+    MakerRow{"iso_cts", MakeIsoCts},
+    MakerRow{"knots", MakeKnots},
     MakerRow{"mergekit.arcee_fusion", MakeMergekitArceeFusion},
     MakerRow{"mergekit.breadcrumbs", MakeMergekitSparse},
     MakerRow{"mergekit.breadcrumbs_ties", MakeMergekitSparse},
@@ -38,8 +45,14 @@ constexpr std::array kMakers = {
     MakerRow{"mergekit.slerp", MakeMergekitSlerp},
     MakerRow{"mergekit.task_arithmetic", MakeMergekitSparse},
     MakerRow{"mergekit.ties", MakeMergekitSparse},
+    MakerRow{"model_stock", MakeModelStock},
+    MakerRow{"pcb", MakePcb},
+    MakerRow{"tall_masks", MakeTallMasks},
     MakerRow{"task_arithmetic", MakeTaskArithmetic},
+    MakerRow{"tatr", MakeTatr},
     MakerRow{"ties", MakeTies},
+    MakerRow{"tsv_m", MakeTsvM},
+    MakerRow{"wudi", MakeWudi},
 };
 
 absl::StatusOr<std::unique_ptr<Method>> Make(const MethodSpec& spec) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,6 +27,9 @@ struct RecipeModel {
   // ExpandRecipe gives a tensor outside of the layers that no filter names.
   double weight = 1.0;
   ParameterMap parameters;
+  // Native: where its names differ. A name that begins with `first` in the base (without one: in
+  // the first model) begins with `second` here; the first pair that fits counts.
+  std::vector<std::pair<std::string, std::string>> prefixes = {};
   SourceLocation location;
 };
 
@@ -115,6 +119,8 @@ struct Recipe {
   RecipeOutput output;
   std::optional<DType> input_dtype;  // mergekit's `dtype`: inputs are rounded to it when read
   uint64_t seed = 0;
+  // Native: a tensor that a model lacks is the base's there (a task vector of zeros), not a fault.
+  bool otherwise_base = false;
 
   // Canonical JSON of everything that decides the output's bytes (so: no output URI).
   std::string ToJson() const;

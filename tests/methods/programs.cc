@@ -13,8 +13,8 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count,
-        bool reduces) {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, const TensorProgram& program,
+        int64_t first, int64_t count, bool reduces) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
@@ -25,7 +25,7 @@ struct Piece {
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
-    region.columns = output.columns();
+    region.columns = program.row_elements(output);
     region.base = output.has_base ? base.data() : nullptr;
     region.rows = pointers;
   }
@@ -51,7 +51,8 @@ struct Piece {
 
 template <class T>
 std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
-                                       const std::vector<OutputTensor>& outputs, int64_t block) {
+                                       const std::vector<OutputTensor>& outputs, int64_t block,
+                                       size_t sink) {
   std::vector<std::unique_ptr<TensorProgram>> programs;
   for (const OutputTensor& output : outputs) programs.push_back(method->Compile(output).value());
   const auto blocks = [&](const OutputTensor& output, int64_t granule, const auto& call) {
@@ -63,7 +64,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   const auto granule = [&](size_t t) {
     const Access access = programs[t]->access();
     return access == Access::kElement ? int64_t{1}
-           : access == Access::kRow   ? outputs[t].columns()
+           : access == Access::kRow   ? programs[t]->row_elements(outputs[t])
                                       : outputs[t].elements();
   };
   Solved solved;
@@ -89,7 +90,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
       const bool whole = programs[t]->access() == Access::kWhole;
       blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/true);
+        Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -112,10 +113,12 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
     }
     std::vector<double> result(static_cast<size_t>(outputs[t].elements()));
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], outputs[t], first, count, /*reduces=*/false);
+      Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
-      void* const sink = out.data();
-      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
+      // One sink at a time, as the engine asks for them.
+      std::vector<void*> sinks(programs[t]->sinks(outputs[t]).size(), nullptr);
+      sinks.at(sink) = out.data();
+      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, sinks).ok());
       std::copy(out.begin(), out.end(), result.begin() + first);
     });
     results.push_back(std::move(result));
@@ -168,13 +171,19 @@ MethodSpec SpecOf(const std::string& method, const ParameterMap& parameters, int
   for (const auto& [name, value] : parameters) spec.parameters[name] = value;
   spec.weights.assign(static_cast<size_t>(k), 1.0);
   spec.model_parameters.resize(static_cast<size_t>(k));
-  spec.model_names.resize(static_cast<size_t>(k));
+  for (const ParameterSchema& parameter : FindMethod(method)->parameters) {
+    const auto found = spec.parameters.find(parameter.name);
+    if (!parameter.per_model || found == spec.parameters.end()) continue;
+    for (ParameterMap& own : spec.model_parameters) own.insert(*found);
+  }
+  for (int i = 0; i < k; ++i) spec.model_names.push_back("model" + std::to_string(i));
   return spec;
 }
 
 std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
                                            const std::vector<MethodSpec>& transforms,
-                                           const MemoryModel& model, bool f64, int64_t block) {
+                                           const MemoryModel& model, bool f64, int64_t block,
+                                           size_t sink) {
   auto made = MakeMethod(spec, transforms);
   EXPECT_TRUE(made.ok()) << made.status();
   if (!made.ok()) return {};
@@ -193,8 +202,8 @@ std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
     outputs.push_back(std::move(output));
   }
   EXPECT_TRUE(method->Prepare(outputs).ok());
-  return f64 ? RunAs<double>(method, model, outputs, block)
-             : RunAs<float>(method, model, outputs, block);
+  return f64 ? RunAs<double>(method, model, outputs, block, sink)
+             : RunAs<float>(method, model, outputs, block, sink);
 }
 
 }  // namespace orthomerge

@@ -96,6 +96,40 @@ TEST(ExpandTest, NativeRecipesTakeTheNamesOfTheBase) {
   EXPECT_EQ(without.Sources("p"), "0:p 1:p");
 }
 
+TEST(ExpandTest, NativeModelsMayHaveOtherPrefixes) {
+  const std::string yaml = R"(
+method: task_arithmetic
+base: b
+models:
+  - {uri: x, prefixes: {language.model.: model., language.: ''}}
+  - y
+)";
+  const Names base = {"language.lm_head", "language.model.w", "vision.w"};
+  const Expanded result(yaml, {base, {"lm_head", "model.w", "vision.w"}, base});
+  EXPECT_EQ(result.Sources("language.model.w"),
+            "base:0:language.model.w 1:model.w 2:language.model.w");
+  EXPECT_EQ(result.Sources("language.lm_head"),
+            "base:0:language.lm_head 1:lm_head 2:language.lm_head");
+  EXPECT_EQ(result.Sources("vision.w"), "base:0:vision.w 1:vision.w 2:vision.w");
+}
+
+TEST(ExpandTest, TheBaseStandsInForWhatAModelLacks) {
+  const std::string yaml = "method: ties\nbase: b\nmodels: [x, y]\notherwise: base\n";
+  const Names base = {"p", "q", "r"};
+  const Expanded result(yaml, {base, {"q"}, base});
+  EXPECT_EQ(result.Sources("p"), "base:0:p 0:p 2:p");
+  EXPECT_EQ(result.Sources("q"), "base:0:q 1:q 2:q");
+  EXPECT_THAT(Expanded(yaml, {base, {"model.p"}, base}).error(),
+              HasSubstr("models[0]: x has no tensor of the base, not even p"));
+
+  Diagnostics diagnostics;
+  const std::vector<Names> names = {base, {"q"}, base};
+  EXPECT_TRUE(ExpandRecipe(Parse(yaml), names, &diagnostics).ok());
+  ASSERT_THAT(diagnostics.items(), SizeIs(1));
+  EXPECT_EQ(diagnostics.items()[0].message,
+            "x lacks 2 of 3 tensors, which are the base's there, e.g. p");
+}
+
 TEST(ExpandTest, ARecipeMadeByHandNeedsNoModules) {
   Recipe recipe;
   recipe.dialect = Recipe::Dialect::kMergekit;
