@@ -30,9 +30,10 @@ class Checkpoint {
   // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics`, which
   // may be null, as warnings. A folder or index has the config.json beside it; a file that is named
   // directly only if it is a model.safetensors, since it may lie among files of other models.
-  // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt
-  // (file, tensor, fault), kUnsupported for what is recognised but not read yet (pickles,
-  // adapters). `cache` may be null; with it, headers of versions that it knows are not read again.
+  // A folder with adapter_config.json is an adapter, whose tensors are those of its
+  // adapter_model.safetensors. Errors: kInputNotFound (says what was looked for), kShardMissing,
+  // kInputCorrupt (file, tensor, fault), kUnsupported for what is recognised but not read yet
+  // (pickles). `cache` may be null; with it, headers of versions that it knows are not read again.
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
                                          const CallOptions& options, Diagnostics* diagnostics,
                                          HeaderCache* cache = nullptr);
@@ -44,6 +45,8 @@ class Checkpoint {
   const TensorInfo* Find(absl::string_view name) const;                // null if absent
   // The text of config.json; absent for a lone file without one beside it.
   const std::optional<std::string>& config() const { return config_; }
+  // The text of adapter_config.json: then this is no model but an adapter (adapter.h).
+  const std::optional<std::string>& adapter_config() const { return adapter_config_; }
   uint64_t total_bytes() const;
 
   // The tensor that stands in for `name` where config.json ties the head to the embedding
@@ -55,11 +58,13 @@ class Checkpoint {
   Uri uri_, folder_;
   std::vector<InputFile> files_;
   std::vector<TensorInfo> tensors_;
-  std::optional<std::string> config_;
+  std::optional<std::string> config_, adapter_config_;
 };
 
 // "lm_head.weight" and its kin: an output projection that may be tied to the embedding.
 bool IsHeadName(absl::string_view name);
+// "model.embed_tokens.weight" and its kin.
+bool IsEmbeddingName(absl::string_view name);
 
 // A file that travels with a model (tokenizer, generation config, licence ...).
 struct Sidecar {

@@ -124,9 +124,6 @@ TEST_F(OpenTest, NamesWhatIsNotReadYet) {
   Add("/sharded/pytorch_model.bin.index.json", "{}");
   ExpectError(Open("/sharded").status(), Reason::kUnsupported, {"convert"});
   ExpectError(Open("/sharded/pytorch_model.bin.index.json").status(), Reason::kUnsupported, {});
-  Add("/lora/adapter_config.json", "{}");
-  Add("/lora/adapter_model.safetensors", FileWith({{"a", 1}}));
-  ExpectError(Open("/lora").status(), Reason::kUnsupported, {"/lora", "adapter"});
 }
 
 TEST_F(OpenTest, RecognisesOtherFiles) {
