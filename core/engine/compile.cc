@@ -1,5 +1,6 @@
 // What happens to each tensor: computed by the method, or copied.
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -84,6 +85,42 @@ int64_t Granule(const PlanTensor& tensor) {
   return 1;
 }
 
+int64_t RegionGranule(const PlanTensor& tensor) {
+  switch (tensor.program->access()) {
+    case Access::kElement:
+      return kLanes;
+    case Access::kRow: {
+      // Whole rows that end where the lanes begin again.
+      const int64_t columns = std::max<int64_t>(1, tensor.tensor.columns());
+      return columns * (kLanes / std::gcd(columns, int64_t{kLanes}));
+    }
+    case Access::kWhole:
+      return std::max<int64_t>(1, tensor.tensor.elements());
+  }
+  return 1;
+}
+
+int64_t LeafElements(const PlanTensor& tensor) {
+  const int64_t granule = RegionGranule(tensor);
+  return std::max<int64_t>(1, kLeafElements / granule) * granule;
+}
+
+bool TakesPart(const PlanTensor& tensor, int round) {
+  return !tensor.copied() && !tensor.keep && tensor.program->takes_part(round);
+}
+
+int64_t PartialWidth(const Plan& plan, int round, const PlanTensor& tensor) {
+  const Round& what = plan.rounds[round];
+  return what.group == Round::Group::kTensor ? tensor.program->width(round) : what.width;
+}
+
+bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor) {
+  for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
+    if (TakesPart(tensor, round)) return !tensor.streamed;
+  }
+  return false;
+}
+
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
@@ -142,6 +179,12 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
   for (const size_t t : computed) outputs.push_back(plan->tensors[t].tensor);
   RETURN_IF_ERROR(plan->method->Prepare(outputs));
   plan->rounds = plan->method->rounds();
+  // A tensor's own round that the whole model waits for takes a pass, too.
+  for (size_t r = 0; r < plan->rounds.size(); ++r) {
+    if (plan->rounds[r].group == Round::Group::kModel) {
+      plan->first_solve_round = static_cast<int>(r) + 1;
+    }
+  }
   plan->numerics = "portable";
   if (plan->method->uses_dense_algebra()) {
     ASSIGN_OR_RETURN(const DenseAlgebra* algebra, LoadDenseAlgebra(device));

@@ -19,7 +19,7 @@ Json ToJson(const Plan& plan) {
   if (plan.recipe.output.uri.has_value()) json["output"] = plan.recipe.output.uri->ToString();
   json["numerics"] = plan.numerics;
   json["origins"] = plan.origins;
-  json["passes"] = plan.rounds.size() + 1;
+  json["passes"] = plan.passes().size() + 1;
   json["bytes_to_read"] = plan.total_bytes() - plan.output_bytes;
   json["bytes_to_write"] = plan.output_bytes;
   json["threads"] = plan.memory.threads;
@@ -27,8 +27,9 @@ Json ToJson(const Plan& plan) {
   json["peak_memory"] = plan.memory.peak;
   json["smallest_memory_budget"] = plan.memory.smallest;
   Json stages = Json::array();
-  for (size_t r = 0; r < plan.rounds.size(); ++r) {
-    stages.push_back({{"name", absl::StrCat("reduce ", r + 1, ": ", plan.rounds[r].name)},
+  int pass = 0;
+  for (const int r : plan.passes()) {
+    stages.push_back({{"name", absl::StrCat("reduce ", ++pass, ": ", plan.rounds[r].name)},
                       {"tasks", plan.reduce_tasks[r].size()},
                       {"bytes_to_read", plan.reduce_bytes[r]}});
   }
@@ -69,9 +70,10 @@ std::string DescribePlan(const Plan& plan, bool json) {
                         plan.recipe.models.size(),
                         plan.recipe.base.has_value() ? " on a base" : "");
   absl::StrAppendFormat(&text, "plan            %s\n", plan.digest.substr(0, 16));
-  absl::StrAppendFormat(&text, "passes          %d over the inputs\n", plan.rounds.size() + 1);
-  for (size_t r = 0; r < plan.rounds.size(); ++r) {
-    absl::StrAppendFormat(&text, "  reduce %-2d     %s: reads %s in %d tasks\n", r + 1,
+  absl::StrAppendFormat(&text, "passes          %d over the inputs\n", plan.passes().size() + 1);
+  int pass = 0;
+  for (const int r : plan.passes()) {
+    absl::StrAppendFormat(&text, "  reduce %-2d     %s: reads %s in %d tasks\n", ++pass,
                           plan.rounds[r].name, FormatBytes(plan.reduce_bytes[r]),
                           plan.reduce_tasks[r].size());
   }

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/engine/plan.h"
-#include "core/math/kernels.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -148,7 +147,7 @@ absl::Status LayOutFiles(Plan* plan) {
   return absl::OkStatus();
 }
 
-void CutTasks(Plan* plan) {
+void CutWriteTasks(Plan* plan) {
   for (size_t f = 0; f < plan->files.size(); ++f) {
     const std::vector<Part>& parts = plan->files[f].parts;
     for (size_t p = 0; p < parts.size();) {
@@ -167,23 +166,29 @@ void CutTasks(Plan* plan) {
       }
     }
   }
+}
+
+void CutReduceTasks(Plan* plan) {
   for (size_t r = 0; r < plan->rounds.size(); ++r) {
+    const int round = static_cast<int>(r);
+    const bool alone = plan->rounds[r].group == Round::Group::kTensor;
     std::vector<ReduceTask> tasks;
     int64_t elements_in_task = 0;
     uint64_t bytes = 0;
     for (size_t t = 0; t < plan->tensors.size(); ++t) {
       const PlanTensor& tensor = plan->tensors[t];
-      if (tensor.copied() || tensor.keep || !tensor.program->takes_part(static_cast<int>(r))) {
-        continue;
-      }
+      const bool in_memory = round >= plan->first_solve_round && !tensor.streamed;
+      if (!TakesPart(tensor, round) || (alone && in_memory)) continue;
       const int64_t elements = tensor.tensor.elements();
       for (const TensorSource& source : tensor.sources) {
         bytes += SourceBytes(tensor, source, elements);
       }
-      for (int64_t first = 0; first < elements; first += kLeafElements) {
-        // Small tensors share a task.
-        const int64_t count = std::min(kLeafElements, elements - first);
-        if (tasks.empty() || elements_in_task + count > kLeavesPerTask * kLeafElements) {
+      const int64_t leaf = LeafElements(tensor);
+      for (int64_t first = 0; first < elements; first += leaf) {
+        // Small tensors share a task, but for rounds that solve each by itself.
+        const int64_t count = std::min(leaf, elements - first);
+        if (tasks.empty() || elements_in_task + count > kLeavesPerTask * kLeafElements ||
+            (alone && first == 0)) {
           tasks.emplace_back();
           elements_in_task = 0;
         }
@@ -193,6 +198,12 @@ void CutTasks(Plan* plan) {
     }
     plan->reduce_tasks.push_back(std::move(tasks));
     plan->reduce_bytes.push_back(bytes);
+  }
+  for (const PlanTensor& tensor : plan->tensors) {
+    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    for (const TensorSource& source : tensor.sources) {
+      plan->write_bytes_read += SourceBytes(tensor, source, tensor.tensor.elements());
+    }
   }
 }
 

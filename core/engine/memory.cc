@@ -15,19 +15,40 @@ constexpr uint64_t kRemoteChunk = 4 * kMiB;
 
 // Sizes of the plan that memory depends on, in bytes.
 struct Demand {
-  uint64_t fixed = 0;    // plan, heap, thread stacks, connections
-  uint64_t sources = 0;  // most sources of a tensor
-  uint64_t piece = 0;    // largest piece that cannot be split, one source
-  uint64_t blocks = 0;   // rows of the working dtype for the largest block
-  uint64_t whole = 0;    // largest whole-tensor program, everything but its part
+  uint64_t fixed = 0;         // plan, heap, thread stacks, connections
+  uint64_t sources = 0;       // most sources of a tensor
+  uint64_t piece = 0;         // largest piece that cannot be split, one source
+  uint64_t blocks = 0;        // rows of the working dtype for the largest block
+  uint64_t regions = 0;       // the same in reduce stages
+  uint64_t reduce_piece = 0;  // largest piece that they cannot split, one source
+  uint64_t whole = 0;         // largest whole-tensor program, everything but its part
   std::string whole_name;
   uint64_t part = 0;        // largest part
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
 };
 
+uint64_t Rows(const PlanTensor& tensor, uint64_t elements, uint64_t sinks) {
+  const uint64_t width = tensor.tensor.f64 ? 8 : 4;
+  return elements * ((tensor.sources.size() + sinks) * width + 1);
+}
+
+// Rows of the largest region that Accumulate is given.
+uint64_t RegionBytes(const PlanTensor& tensor) {
+  const auto elements = static_cast<uint64_t>(tensor.tensor.elements());
+  const auto region = static_cast<uint64_t>(std::max(kBlockElements, RegionGranule(tensor)));
+  return Rows(tensor, std::min(elements, region), 0);
+}
+
+// The partial that a thread works on.
+uint64_t PartialBytes(const Plan& plan, int round, const PlanTensor& tensor) {
+  const bool exact = plan.rounds[round].fold == Round::Fold::kExact;
+  return static_cast<uint64_t>(PartialWidth(plan, round, tensor)) * 8 * (exact ? 1 : kLanes + 2);
+}
+
 Demand Measure(const Plan& plan) {
   Demand demand;
+  uint64_t tensor_partials = 0;
   const bool remote = plan.remote_inputs || plan.remote_output;
   demand.fixed = (remote ? 28 : 10) * kMiB;
   for (const PlanTensor& tensor : plan.tensors) {
@@ -58,6 +79,23 @@ Demand Measure(const Plan& plan) {
       demand.piece = std::max(demand.piece, static_cast<uint64_t>(Granule(tensor)) * widest);
     }
   }
+  for (const PlanTensor& tensor : plan.tensors) {
+    bool reduced = false;
+    for (size_t r = 0; r < plan.rounds.size(); ++r) {
+      const int round = static_cast<int>(r);
+      if (!TakesPart(tensor, round)) continue;
+      reduced = true;
+      if (plan.rounds[r].group == Round::Group::kModel) continue;
+      const uint64_t partial = PartialBytes(plan, round, tensor);
+      tensor_partials = std::max(tensor_partials, partial);
+    }
+    if (!reduced) continue;
+    demand.regions = std::max(demand.regions, RegionBytes(tensor));
+    for (const TensorSource& source : tensor.sources) {
+      const int64_t piece = std::min(RegionGranule(tensor), tensor.tensor.elements());
+      demand.reduce_piece = std::max(demand.reduce_piece, SourceBytes(tensor, source, piece));
+    }
+  }
   for (const PlanFile& file : plan.files) {
     for (const Part& part : file.parts) demand.part = std::max(demand.part, part.end - part.begin);
     demand.fixed += file.header.size();
@@ -65,6 +103,7 @@ Demand Measure(const Plan& plan) {
   uint64_t ordered = 0;
   for (size_t r = 0; r < plan.rounds.size(); ++r) {
     const Round& round = plan.rounds[r];
+    if (round.group == Round::Group::kTensor) continue;
     const auto width = static_cast<uint64_t>(round.width) * 8;
     if (round.fold == Round::Fold::kExact) {
       demand.counters = std::max(demand.counters, width);
@@ -72,22 +111,31 @@ Demand Measure(const Plan& plan) {
       demand.leaf_lanes = std::max(demand.leaf_lanes, width * (kLanes + kLeavesPerTask));
       // Every leaf's partial is held until all are folded into a sum per tensor.
       uint64_t partials = plan.tensors.size();
-      for (const ReduceTask& task : plan.reduce_tasks[r]) partials += task.leaves.size();
+      for (const PlanTensor& tensor : plan.tensors) {
+        if (!TakesPart(tensor, static_cast<int>(r))) continue;
+        partials += static_cast<uint64_t>(tensor.tensor.elements() / LeafElements(tensor) + 1);
+      }
       ordered = std::max(ordered, width * partials);
     }
   }
   demand.fixed += ordered;
   demand.fixed += 2 * demand.counters;  // merged, and one task's while it is decoded
+  // A tensor's own partials: those of the thread, and those that wait for the tensor's other tasks.
+  demand.fixed += 2 * tensor_partials;
+  demand.counters = std::max(demand.counters, 2 * tensor_partials);
   return demand;
 }
 
 uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
-  const uint64_t chunk = std::max(memory.chunk, demand.piece) * demand.sources;
   // Gaps between coalesced ranges may add a quarter.
-  const uint64_t chunks = (chunk + chunk / 4) * static_cast<uint64_t>(1 + memory.read_ahead);
+  const auto chunks = [&](uint64_t piece) {
+    const uint64_t chunk = std::max(memory.chunk, piece) * demand.sources;
+    return (chunk + chunk / 4) * static_cast<uint64_t>(1 + memory.read_ahead);
+  };
   const uint64_t parts = demand.part * static_cast<uint64_t>(1 + memory.upload_slots);
-  const uint64_t write = chunks + demand.blocks + parts + demand.whole;
-  const uint64_t reduce = chunks + demand.blocks + demand.counters + demand.leaf_lanes;
+  const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;
+  const uint64_t reduce =
+      chunks(demand.reduce_piece) + demand.regions + demand.counters + demand.leaf_lanes;
   return demand.fixed + static_cast<uint64_t>(memory.threads) * std::max(write, reduce);
 }
 
@@ -120,6 +168,17 @@ std::vector<MemoryPlan> Choices(const Plan& plan, const EngineOptions& options) 
 }
 
 }  // namespace
+
+uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor) {
+  uint64_t bytes = 0, partial = 0;
+  for (const TensorSource& source : tensor.sources) {
+    bytes += SourceBytes(tensor, source, tensor.tensor.elements());
+  }
+  for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
+    if (TakesPart(tensor, round)) partial = std::max(partial, PartialBytes(plan, round, tensor));
+  }
+  return bytes + bytes / 4 + partial + RegionBytes(tensor);
+}
 
 absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   const Demand demand = Measure(*plan);
@@ -154,6 +213,17 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   memory.smallest = smallest;
   memory.largest_tensor = demand.whole_name;
   memory.peak = Peak(demand, memory);
+  // What is left goes to tensors that are solved in memory; those that do not fit are streamed.
+  const uint64_t left = options.memory_budget - memory.peak;
+  uint64_t largest = 0;
+  for (PlanTensor& tensor : plan->tensors) {
+    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    const uint64_t bytes = SolveBytes(*plan, tensor);
+    tensor.streamed = bytes > left;
+    if (!tensor.streamed) largest = std::max(largest, bytes);
+  }
+  memory.solve_pool = std::min(left, largest * static_cast<uint64_t>(memory.threads));
+  memory.peak += memory.solve_pool;
   plan->memory = memory;
   return absl::OkStatus();
 }

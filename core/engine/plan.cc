@@ -16,7 +16,7 @@ namespace orthomerge {
 namespace {
 
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
-constexpr int kPlanVersion = 1;
+constexpr int kPlanVersion = 2;
 
 constexpr size_t kOpenThreads = 8;
 
@@ -143,11 +143,19 @@ uint64_t Plan::total_bytes() const {
   return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) + output_bytes;
 }
 
+std::vector<int> Plan::passes() const {
+  std::vector<int> passes;
+  for (size_t r = 0; r < rounds.size(); ++r) {
+    const bool alone = rounds[r].group == Round::Group::kTensor;
+    if (!alone || !reduce_tasks[r].empty()) passes.push_back(static_cast<int>(r));
+  }
+  return passes;
+}
+
 std::vector<std::string> Plan::stage_names() const {
   std::vector<std::string> names;
-  for (size_t r = 0; r < rounds.size(); ++r) {
-    names.push_back(absl::StrCat("reduce ", r + 1, "/", rounds.size()));
-  }
+  const size_t count = passes().size();
+  for (size_t p = 0; p < count; ++p) names.push_back(absl::StrCat("reduce ", p + 1, "/", count));
   names.push_back("write");
   names.push_back("publish");
   return names;
@@ -193,7 +201,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   }
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
-  CutTasks(plan.get());
+  CutWriteTasks(plan.get());
   RETURN_IF_ERROR(AddBlobs(storage, checkpoints[0], call, plan.get()));
   for (const InputFile& input : plan->inputs) {
     plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
@@ -207,6 +215,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
     diagnostics->Add(fits);
     return fits;
   }
+  CutReduceTasks(plan.get());
   for (const Diagnostic& item : diagnostics->items()) plan->warnings.push_back(item);
   return plan;
 }

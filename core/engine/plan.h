@@ -13,6 +13,7 @@
 #include "core/base/diagnostics.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/engine/engine.h"
+#include "core/math/kernels.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
 
@@ -34,6 +35,7 @@ struct PlanTensor {
   bool base_source = false;
   std::unique_ptr<TensorProgram> program;  // null: copied byte by byte
   bool keep = false;                       // program over the kept source alone
+  bool streamed = false;                   // its own rounds take passes over the inputs
   uint64_t copy_bytes = 0;                 // copies: size of the tensor
   std::string what;                        // for people: what happens to it
 
@@ -98,6 +100,7 @@ struct MemoryPlan {
   uint64_t peak = 0;           // estimate, bytes above the idle process
   uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
+  uint64_t solve_pool = 0;     // for tensors that are solved in memory, all threads together
 };
 
 class Plan {
@@ -119,12 +122,14 @@ class Plan {
   bool remote_inputs = false;
   bool remote_output = false;
   MemoryPlan memory;
+  int first_solve_round = 0;           // rounds from here on belong to tensors alone
   std::vector<uint64_t> reduce_bytes;  // to read, per round
   uint64_t write_bytes_read = 0;       // to read in the write stage
   uint64_t output_bytes = 0;
   std::vector<Diagnostic> warnings;
 
   uint64_t total_bytes() const;                  // read and written by all stages
+  std::vector<int> passes() const;               // the rounds that take a pass of their own
   std::vector<std::string> stage_names() const;  // as Progress and StageResult name them
   // The object whose appearance publishes the model.
   const std::string& commit_name() const;
@@ -145,14 +150,28 @@ uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64
 // The places of `tensor` at which a region may start: every so many elements.
 int64_t Granule(const PlanTensor& tensor);
 
+// Of Accumulate: regions are multiples of this many elements, leaves too.
+int64_t RegionGranule(const PlanTensor& tensor);
+// Elements of a leaf, whose partial is one number per lane: about kLeafElements.
+int64_t LeafElements(const PlanTensor& tensor);
+// Numbers per partial of the tensor in this round.
+int64_t PartialWidth(const Plan& plan, int round, const PlanTensor& tensor);
+// Whether the tensor has a part in the round, and whether it is solved in memory before it is
+// written.
+bool TakesPart(const PlanTensor& tensor, int round);
+bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor);
+// Memory that this takes: the bytes of all sources, partials, rows.
+uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
+
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
                           Diagnostics* diagnostics);  // match.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc
 absl::Status LayOutFiles(Plan* plan);                              // layout.cc
-void CutTasks(Plan* plan);                                         // layout.cc
+void CutWriteTasks(Plan* plan);                                    // layout.cc
 absl::Status FitMemory(Plan* plan, const EngineOptions& options);  // memory.cc
+void CutReduceTasks(Plan* plan);                                   // layout.cc
 
 // Parts and tasks of about these sizes; tests make them smaller.
 constexpr uint64_t kPartBytes = 8 * kMiB;

@@ -204,15 +204,17 @@ class Run {
   absl::Status RunStages() {
     const StageContext context{storage_, plan_, *work_area_, call_, &traffic_};
     Solved solved;
-    const std::vector<std::string> names = plan_.stage_names();
+    solved.rounds.resize(plan_.rounds.size());
     for (size_t r = 0; r < plan_.rounds.size(); ++r) {
-      const int round = static_cast<int>(r);
-      const std::string& name = names[r];
-      progress_.SetStage(name);
-      const StageClock clock(name, traffic_, &result_.stages);
-      ASSIGN_OR_RETURN(const Folded folded, RunReduce(context, round, solved));
-      solved.rounds.emplace_back();
-      RETURN_IF_ERROR(plan_.method->Solve(round, folded, &solved));
+      if (plan_.rounds[r].group != Round::Group::kTensor) continue;
+      solved.rounds[r].tensors.resize(plan_.tensors.size());
+    }
+    const std::vector<int> passes = plan_.passes();
+    const std::vector<std::string> names = plan_.stage_names();
+    for (size_t p = 0; p < passes.size(); ++p) {
+      progress_.SetStage(names[p]);
+      const StageClock clock(names[p], traffic_, &result_.stages);
+      RETURN_IF_ERROR(RunReduce(context, passes[p], &solved));
     }
     MethodReport findings;
     plan_.method->Report(solved, &findings);
@@ -223,7 +225,7 @@ class Run {
       if (!metrics.empty()) observer_.metrics(metrics);
     }
     for (size_t attempt = 0;; ++attempt) {
-      const absl::Status status = WriteAndPublish(context, solved);
+      const absl::Status status = WriteAndPublish(context, &solved);
       if (status.ok()) break;
       const std::optional<int> lost = publisher_->TakeLostFile();
       if (!lost.has_value() || attempt == kMaxLostUploads + plan_.files.size()) return status;
@@ -235,7 +237,7 @@ class Run {
     return work_area_->Remove();
   }
 
-  absl::Status WriteAndPublish(const StageContext& context, const Solved& solved) {
+  absl::Status WriteAndPublish(const StageContext& context, Solved* solved) {
     WriteResult written;
     {
       progress_.SetStage("write");
@@ -250,7 +252,7 @@ class Run {
     }
     progress_.SetStage("publish");
     RunFacts facts;
-    facts.solved = &solved;
+    facts.solved = solved;
     facts.written = &written;
     facts.stages = result_.stages;
     facts.resumed = result_.resumed;

@@ -21,8 +21,9 @@ struct StageContext {
   Traffic* traffic;
 };
 
-// Runs the tasks of `round` that have no result yet and folds all of them.
-absl::StatusOr<Folded> RunReduce(const StageContext& context, int round, const Solved& solved);
+// Runs the tasks of `round` that have no result yet and solves it: solved->rounds[round], which
+// exists, has a place for every tensor's values and is otherwise empty.
+absl::Status RunReduce(const StageContext& context, int round, Solved* solved);
 
 // Stands for an origin: elements of the output that are not finite though their sources are.
 constexpr int kOverflow = -1;
@@ -36,8 +37,9 @@ struct WriteResult {
   NonFiniteCounts nonfinite;
 };
 
-// Runs the write tasks that have no result yet.
-absl::StatusOr<WriteResult> RunWrite(const StageContext& context, const Solved& solved,
+// Runs the write tasks that have no result yet. Tensors that are solved in memory are solved on the
+// way, in `solved`.
+absl::StatusOr<WriteResult> RunWrite(const StageContext& context, Solved* solved,
                                      Publisher* publisher);
 
 // Forgets the results of all write tasks of `file`.

@@ -90,6 +90,33 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
   chunk->data = chunk->buffer.Get(std::max<size_t>(at, 1));
 }
 
+absl::Status ReadInto(Storage& storage, const Plan& plan, const Read& read, const CallOptions& call,
+                      Traffic* traffic, Chunk* chunk) {
+  const InputFile& input = plan.inputs[read.file];
+  ASSIGN_OR_RETURN(ObjectStore * store, storage.For(input.uri, StorageAccess::kRead));
+  const size_t size = read.end - read.begin;
+  RETURN_IF_ERROR(store->Read(input.uri, read.begin, absl::MakeSpan(chunk->data + read.at, size),
+                              input.etag, call));
+  traffic->read.fetch_add(size, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status Wait(Chunk* chunk) {
+  const auto done = [chunk]()
+                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(chunk->mutex) { return chunk->pending == 0; };
+  absl::MutexLock lock(&chunk->mutex);
+  chunk->mutex.Await(absl::Condition(&done));
+  return chunk->status;
+}
+
+// Where the sources of a piece are in the chunk's buffer.
+void PlacesOf(const Chunk& chunk, size_t piece, std::vector<const char*>* bytes) {
+  bytes->clear();
+  for (const auto& [read, begin] : chunk.places[piece]) {
+    bytes->push_back(chunk.data + chunk.reads[read].at + (begin - chunk.reads[read].begin));
+  }
+}
+
 // One thread of a stage.
 class Runner {
  public:
@@ -196,31 +223,13 @@ class Runner {
   }
 
   absl::Status ReadInto(const Read& read, Chunk* chunk) {
-    const InputFile& input = plan_.inputs[read.file];
-    ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri, StorageAccess::kRead));
-    const size_t size = read.end - read.begin;
-    RETURN_IF_ERROR(store->Read(input.uri, read.begin, absl::MakeSpan(chunk->data + read.at, size),
-                                input.etag, call_));
-    traffic_->read.fetch_add(size, std::memory_order_relaxed);
-    return absl::OkStatus();
-  }
-
-  absl::Status Wait(Chunk* chunk) {
-    const auto done = [chunk]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(chunk->mutex) {
-      return chunk->pending == 0;
-    };
-    absl::MutexLock lock(&chunk->mutex);
-    chunk->mutex.Await(absl::Condition(&done));
-    return chunk->status;
+    return orthomerge::ReadInto(storage_, plan_, read, call_, traffic_, chunk);
   }
 
   absl::Status Process(const Chunk& chunk) {
     std::vector<const char*> bytes;
     for (size_t p = 0; p < chunk.pieces.size(); ++p) {
-      bytes.clear();
-      for (const auto& [read, begin] : chunk.places[p]) {
-        bytes.push_back(chunk.data + chunk.reads[read].at + (begin - chunk.reads[read].begin));
-      }
+      PlacesOf(chunk, p, &bytes);
       RETURN_IF_ERROR(worker_->Process(chunk.pieces[p], bytes));
     }
     return chunk.last_of_unit ? worker_->FinishUnit() : absl::OkStatus();
@@ -306,6 +315,40 @@ IoPool::~IoPool() {
 void IoPool::Submit(std::function<void()> task) {
   absl::MutexLock lock(&state_->mutex);
   state_->tasks.push_back(std::move(task));
+}
+
+absl::Status ReadSegment(Storage& storage, const Plan& plan, const Segment& segment,
+                         const CallOptions& call, Traffic* traffic, IoPool* io, Scratch* buffer,
+                         std::vector<const char*>* bytes) {
+  Chunk chunk;
+  chunk.buffer = std::move(*buffer);
+  chunk.pieces.push_back(segment);
+  PlanReads(plan, &chunk);
+  absl::Status status;
+  if (io == nullptr) {
+    for (const Read& read : chunk.reads) {
+      status = ReadInto(storage, plan, read, call, traffic, &chunk);
+      if (!status.ok()) break;
+    }
+  } else {
+    {
+      absl::MutexLock lock(&chunk.mutex);
+      chunk.pending = chunk.reads.size();
+    }
+    for (const Read& read : chunk.reads) {
+      io->Submit([&] {
+        const absl::Status done =
+            Guarded([&] { return ReadInto(storage, plan, read, call, traffic, &chunk); });
+        absl::MutexLock lock(&chunk.mutex);
+        chunk.status.Update(done);
+        --chunk.pending;
+      });
+    }
+    status = Wait(&chunk);
+  }
+  PlacesOf(chunk, 0, bytes);
+  *buffer = std::move(chunk.buffer);  // the memory stays where it is
+  return status;
 }
 
 absl::Status RunStage(Storage& storage, const Plan& plan, const std::string& name,

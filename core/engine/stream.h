@@ -58,6 +58,12 @@ class IoPool {
   std::unique_ptr<State> state_;
 };
 
+// Reads all sources of elements of one tensor at once, through `io` side by side unless it is null.
+// `bytes[s]` is where source s has them, in `buffer`.
+absl::Status ReadSegment(Storage& storage, const Plan& plan, const Segment& segment,
+                         const CallOptions& call, Traffic* traffic, IoPool* io, Scratch* buffer,
+                         std::vector<const char*>* bytes);
+
 // The status of `work`; what it throws is kOutOfMemory or kInternal.
 absl::Status Guarded(absl::FunctionRef<absl::Status()> work);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/digest.h"
+#include "core/engine/solve.h"
 #include "core/engine/stages.h"
 #include "core/math/kernels.h"
 #include "nlohmann/json.hpp"
@@ -176,8 +177,9 @@ class WriteState {
 
 class WriteWorker : public StageWorker {
  public:
-  WriteWorker(const StageContext& context, const Solved& solved, WriteState* state, IoPool* uploads)
-      : context_(context), solved_(solved), state_(state), uploads_(uploads) {}
+  WriteWorker(const StageContext& context, const Solved& solved, TensorSolver* solver,
+              WriteState* state, IoPool* uploads)
+      : context_(context), solved_(solved), solver_(solver), state_(state), uploads_(uploads) {}
 
   ~WriteWorker() override { (void)WaitForUploads(0); }
 
@@ -328,6 +330,9 @@ class WriteWorker : public StageWorker {
 
   absl::Status Emit(const PlanTensor& tensor, const Segment& piece, const Placement& placement,
                     absl::Span<const char* const> bytes, char* out, PartWork* work) {
+    if (IsSolvedInMemory(context_.plan, tensor)) {
+      RETURN_IF_ERROR(solver_->Solve(tensor, &solver_memory_));
+    }
     std::vector<const char*> at(bytes.begin(), bytes.end());
     std::vector<int64_t> nonfinite(at.size(), 0);
     int64_t overflows = 0;
@@ -390,17 +395,19 @@ class WriteWorker : public StageWorker {
 
   const StageContext& context_;
   const Solved& solved_;
+  TensorSolver* solver_;
   WriteState* state_;
   IoPool* uploads_;  // null: parts are put by this thread
   std::deque<PartWork> taken_;
   std::deque<std::unique_ptr<PartUpload>> in_flight_;
   std::vector<std::unique_ptr<Scratch>> spare_;
   Stack stack_;
+  TensorSolver::Memory solver_memory_;
 };
 
 }  // namespace
 
-absl::StatusOr<WriteResult> RunWrite(const StageContext& context, const Solved& solved,
+absl::StatusOr<WriteResult> RunWrite(const StageContext& context, Solved* solved,
                                      Publisher* publisher) {
   WriteState state(context, publisher);
   RETURN_IF_ERROR(state.Load());
@@ -408,9 +415,10 @@ absl::StatusOr<WriteResult> RunWrite(const StageContext& context, const Solved& 
   if (context.plan.remote_output && context.plan.memory.upload_slots > 0) {
     uploads = std::make_unique<IoPool>(kUploadThreads, "upload");
   }
+  TensorSolver solver(context, solved);
   RETURN_IF_ERROR(RunStage(context.storage, context.plan, "write", context.call, context.traffic,
                            [&]() -> std::unique_ptr<StageWorker> {
-                             return std::make_unique<WriteWorker>(context, solved, &state,
+                             return std::make_unique<WriteWorker>(context, *solved, &solver, &state,
                                                                   uploads.get());
                            }));
   return state.Take();

@@ -21,6 +21,22 @@ class ChainProgram : public TensorProgram {
     return programs_[part]->takes_part(round - (*methods_)[part]->first_round());
   }
 
+  bool needs_round(int round, const Solved& solved) const override {
+    const size_t part = PartOf(round);
+    return programs_[part]->needs_round(round - (*methods_)[part]->first_round(), solved);
+  }
+
+  int64_t width(int round) const override {
+    const size_t part = PartOf(round);
+    return programs_[part]->width(round - (*methods_)[part]->first_round());
+  }
+
+  absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
+                                                  const Solved& solved) const override {
+    const size_t part = PartOf(round);
+    return programs_[part]->SolveTensor(round - (*methods_)[part]->first_round(), partial, solved);
+  }
+
   void Accumulate(int round, const Region& region, const Solved& solved,
                   Accumulator& partial) const override {
     const size_t part = PartOf(round);

@@ -195,6 +195,8 @@ class Method {
   virtual absl::Status CheckTransform() const;
   // A transform's map: replaces the task vectors in the region's rows.
   virtual void Map(const OutputTensor& tensor, const Region& region, const Solved& solved) const;
+  // Values of rounds of Group::kTensor are not for reports: a run that goes on after a stop does
+  // not solve again what it has written.
   virtual void Report(const Solved& solved, MethodReport* report) const;
   // Appends what solving the rounds went through, for those who watch: every round is solved. The
   // same values on every run of a plan, all finite; names are in core/methods/README.md.

@@ -37,6 +37,9 @@ struct MethodSchema {
   std::string summary;  // one line
   std::string source;   // paper or tool, e.g. "arXiv 2411.18729"
   bool needs_base = false;
+  // mergekit: base_model takes part as one more model. Else the base is given apart from the models
+  // (subtracted, or named in the formula) and does not count in the two numbers below.
+  bool base_is_model = false;
   int min_models = 1;
   int max_models = 1 << 20;
   bool is_transform = false;       // may stand in `transform`

@@ -22,6 +22,7 @@ void AddMergekitSchemas(std::vector<MethodSchema>* methods) {
       .name = "mergekit.linear",
       .summary = "mergekit's linear: weighted sum of the models",
       .source = "mergekit 0.1.5",
+      .base_is_model = true,
       .exactness = "exact (float32, one rounding)",
       .parameters = {MergekitWeight(), MergekitNormalize(true)},
   });
@@ -29,6 +30,7 @@ void AddMergekitSchemas(std::vector<MethodSchema>* methods) {
       .name = "mergekit.passthrough",
       .summary = "mergekit's passthrough: one model, bytes copied (or scaled)",
       .source = "mergekit 0.1.5",
+      .base_is_model = true,
       .max_models = 1,
       .exactness = "exact",
       .parameters = {{.name = "scale",

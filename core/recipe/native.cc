@@ -95,7 +95,7 @@ class NativeReader {
 
   void ReadBase() {
     if (const YamlEntry* entry = root_.Find("base")) {
-      recipe_.base = reader_.ReadUri(entry->value, "base", reader_.file().directory);
+      recipe_.base = reader_.ReadModelUri(entry->value, "base", reader_.file().directory);
     } else if (method_ != nullptr && method_->needs_base) {
       Error(Reason::kBaseMissing,
             absl::StrCat("missing; '", method_->name,
@@ -157,7 +157,7 @@ class NativeReader {
     for (size_t i = 0; i < entry->value.items.size(); ++i) {
       ReadModel(entry->value.items[i], Index("models", i), top);
     }
-    reader_.CheckModelCount(entry->value.items.size(), method_, entry->key_location);
+    reader_.CheckModelCount(entry->value.items.size(), method_, "models", entry->key_location);
     NameModels(&recipe_.models);
     WarnAboutRepeats(recipe_, &reader_.diagnostics());
   }
@@ -173,7 +173,7 @@ class NativeReader {
                           return key == "model" || key == "path" ? "; did you mean 'uri'?" : "";
                         });
       if (const YamlEntry* entry = item.Find("uri")) {
-        uri = reader_.ReadUri(entry->value, Join(field, "uri"), reader_.file().directory);
+        uri = reader_.ReadModelUri(entry->value, Join(field, "uri"), reader_.file().directory);
       } else {
         Error(Reason::kMissingKey, "missing; a model needs a path or URI", Join(field, "uri"),
               item.location);
@@ -187,7 +187,7 @@ class NativeReader {
       given = ReadParameters(item.Find("parameters"), Join(field, "parameters"), method_,
                              /*model_only=*/true);
     } else if (item.kind == Kind::kText) {
-      uri = reader_.ReadUri(item, field, reader_.file().directory);
+      uri = reader_.ReadModelUri(item, field, reader_.file().directory);
     } else {
       reader_.WrongType(item, field,
                         "a path, a URI or a mapping with uri, weight, name, parameters");

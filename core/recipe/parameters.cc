@@ -1,6 +1,7 @@
 #include "core/recipe/parameters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -107,6 +108,82 @@ std::optional<ParameterValue> ReadTextList(const YamlValue& value, const std::st
   return texts;
 }
 
+// The number that mergekit takes a scalar for. Its reader follows YAML 1.1, so "yes" is true.
+std::optional<double> ScalarNumber(const YamlValue& value) {
+  if (value.kind == Kind::kBool || value.kind == Kind::kText) {
+    const std::string word = absl::AsciiStrToLower(value.text);
+    if (word == "true" || word == "yes" || word == "on") return 1.0;
+    if (word == "false" || word == "no" || word == "off") return 0.0;
+  }
+  return ParseDouble(absl::StripAsciiWhitespace(value.text));
+}
+
+std::optional<ParameterValue> ReadScalar(const ParameterSchema& schema, const YamlValue& value,
+                                         const std::string& field, Reader* reader) {
+  if (schema.type == Type::kChoice || schema.type == Type::kTextList) {
+    return ReadParameter(schema, value, field, reader);
+  }
+  const std::optional<double> number = ScalarNumber(value);
+  if (!number.has_value()) {
+    reader->WrongType(value, field,
+                      schema.type == Type::kBool ? "true or false" : "a finite number");
+    return std::nullopt;
+  }
+  if (schema.type == Type::kBool) return *number != 0.0;
+  if (!CheckRange(schema, *number, value, field, reader)) return std::nullopt;
+  if (schema.type == Type::kNumber) return *number;
+  constexpr double kLargest = 9007199254740992.0;  // 2^53: every integer up to here is exact
+  if (*number != std::floor(*number) || std::abs(*number) > kLargest) {
+    reader->WrongType(value, field, "an integer");
+    return std::nullopt;
+  }
+  return static_cast<int64_t>(*number);
+}
+
+// One value, or a gradient. Empty after a fault.
+std::vector<ParameterValue> ReadValues(const ParameterSchema& schema, const YamlValue& value,
+                                       const std::string& field, Reader* reader) {
+  std::vector<ParameterValue> values;
+  if (value.kind != Kind::kList || schema.type == Type::kTextList) {
+    if (auto one = ReadScalar(schema, value, field, reader)) values.push_back(*std::move(one));
+    return values;
+  }
+  if (value.items.empty()) {
+    reader->diagnostics().Error(Reason::kWrongType,
+                                "an empty list; wanted values from the first layer to the last",
+                                field, value.location);
+  }
+  for (size_t i = 0; i < value.items.size(); ++i) {
+    auto one = ReadScalar(schema, value.items[i], Index(field, i), reader);
+    if (one.has_value()) values.push_back(*std::move(one));
+  }
+  if (values.size() != value.items.size()) values.clear();
+  return values;
+}
+
+// {value, filter}
+std::optional<Setting::Rule> ReadRule(const ParameterSchema& schema, const YamlValue& value,
+                                      const std::string& field, Reader* reader) {
+  if (!reader->CheckMapping(value, field, "a mapping with value and filter")) return std::nullopt;
+  reader->CheckKeys(value, field, {"value", "filter"});
+  Setting::Rule rule;
+  bool is_good = true;
+  const YamlEntry* filter = value.Find("filter");
+  if (filter != nullptr && !filter->value.is_null()) {
+    auto read = reader->ReadFilter(filter->value, Join(field, "filter"));
+    is_good = read.has_value();
+    if (is_good) rule.filter = *std::move(read);
+  }
+  if (const YamlEntry* entry = value.Find("value")) {
+    rule.values = ReadValues(schema, entry->value, Join(field, "value"), reader);
+  } else {
+    reader->diagnostics().Error(Reason::kMissingKey, "missing", Join(field, "value"),
+                                value.location);
+  }
+  if (!is_good || rule.values.empty()) return std::nullopt;
+  return rule;
+}
+
 }  // namespace
 
 std::vector<std::string> ParameterNames(const MethodSchema& method) {
@@ -146,6 +223,31 @@ std::optional<ParameterValue> ReadParameter(const ParameterSchema& schema, const
       return ReadTextList(value, field, reader);
   }
   return std::nullopt;
+}
+
+std::optional<Setting> ReadSetting(const ParameterSchema& schema, const YamlValue& value,
+                                   const std::string& field, Reader* reader) {
+  const bool is_rules =
+      value.kind == Kind::kList &&
+      std::any_of(value.items.begin(), value.items.end(),
+                  [](const YamlValue& item) { return item.kind == Kind::kMapping; });
+  std::vector<Setting::Rule> rules;
+  size_t wanted = 1;
+  if (is_rules) {
+    wanted = value.items.size();
+    for (size_t i = 0; i < wanted; ++i) {
+      auto rule = ReadRule(schema, value.items[i], Index(field, i), reader);
+      if (rule.has_value()) rules.push_back(*std::move(rule));
+    }
+  } else if (value.kind == Kind::kMapping) {
+    auto rule = ReadRule(schema, value, field, reader);
+    if (rule.has_value()) rules.push_back(*std::move(rule));
+  } else {
+    Setting::Rule rule{.filter = {}, .values = ReadValues(schema, value, field, reader)};
+    if (!rule.values.empty()) rules.push_back(std::move(rule));
+  }
+  if (rules.size() != wanted) return std::nullopt;
+  return Setting(std::move(rules));
 }
 
 bool Resolve(const ParameterSchema& schema, absl::Span<const GivenParameters* const> levels,

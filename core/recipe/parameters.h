@@ -20,6 +20,11 @@ std::vector<std::string> ParameterNames(const MethodSchema& method);
 std::optional<ParameterValue> ReadParameter(const ParameterSchema& schema, const YamlValue& value,
                                             const std::string& field, Reader* reader);
 
+// mergekit's: a value, a list of values over the layers, {value, filter}, or a list of those.
+// Values are numbers as there: yes and true are 1, "0.5" is 0.5.
+std::optional<Setting> ReadSetting(const ParameterSchema& schema, const YamlValue& value,
+                                   const std::string& field, Reader* reader);
+
 // Reports a value outside of the schema's range.
 bool CheckRange(const ParameterSchema& schema, double number, const YamlValue& value,
                 const std::string& field, Reader* reader);

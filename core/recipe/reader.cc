@@ -20,6 +20,8 @@ const std::vector<std::string>& OutputDTypes() {
   return names;
 }
 
+constexpr size_t kMaxPatterns = 100;  // each takes its share of memory
+
 std::string DefaultName(const Uri& uri) {
   std::string name = uri.Name();
   for (const char* suffix : {".safetensors.index.json", ".safetensors"}) {
@@ -154,6 +156,41 @@ std::optional<Uri> Reader::ReadUri(const YamlValue& value, const std::string& fi
   return std::nullopt;
 }
 
+std::optional<Uri> Reader::ReadModelUri(const YamlValue& value, const std::string& field,
+                                        const std::string& directory) {
+  if (stages_ != nullptr && value.kind == Kind::kText) {
+    const auto stage = stages_->find(value.text);
+    if (stage != stages_->end()) {
+      used_stages_.insert(stage->first);
+      return stage->second;
+    }
+  }
+  return ReadUri(value, field, directory);
+}
+
+std::optional<NameFilter> Reader::ReadFilter(const YamlValue& value, const std::string& field) {
+  const std::optional<std::string> text =
+      ReadText(value, field, "a part of tensors' names, regex:..., glob:... or '*'");
+  if (!text.has_value()) return std::nullopt;
+  if (const auto known = patterns_.find(*text); known != patterns_.end()) return known->second;
+  absl::StatusOr<NameFilter> filter = NameFilter::Parse(*text);
+  if (!filter.ok()) {
+    diagnostics_.Add(filter.status(), field, value.location);
+    return std::nullopt;
+  }
+  if (filter->is_pattern()) {
+    if (patterns_.size() == kMaxPatterns) {
+      diagnostics_.Error(
+          Reason::kOutOfRange,
+          absl::StrCat("more than ", kMaxPatterns, " different patterns (regex:, glob:)"), field,
+          value.location);
+      return std::nullopt;
+    }
+    patterns_.emplace(*text, *filter);
+  }
+  return *std::move(filter);
+}
+
 std::optional<DType> Reader::ReadDType(const YamlValue& value, const std::string& field,
                                        const std::vector<std::string>& allowed, bool short_forms) {
   const std::optional<std::string> text = ReadText(value, field, "a dtype");
@@ -231,7 +268,7 @@ uint64_t Reader::ReadSeed(const YamlEntry* entry) {
   return overrides_.seed.value_or(seed);
 }
 
-void Reader::CheckModelCount(size_t count, const MethodSchema* method,
+void Reader::CheckModelCount(size_t count, const MethodSchema* method, const std::string& field,
                              const SourceLocation& location, absl::string_view hint) {
   const size_t min = method == nullptr ? 1 : std::max(1, method->min_models);
   const auto models = [](size_t n) { return absl::StrCat(n, n == 1 ? " model" : " models"); };
@@ -241,12 +278,12 @@ void Reader::CheckModelCount(size_t count, const MethodSchema* method,
   if (count < min) {
     diagnostics_.Error(Reason::kTooFewModels,
                        absl::StrCat(who, " needs at least ", models(min), ", found ", count, hint),
-                       "models", location);
+                       field, location);
   } else if (method != nullptr && count > static_cast<size_t>(std::max(1, method->max_models))) {
     diagnostics_.Error(
         Reason::kTooManyModels,
         absl::StrCat(who, " takes at most ", models(method->max_models), ", found ", count, hint),
-        "models", location);
+        field, location);
   }
 }
 
@@ -256,7 +293,7 @@ void NameModels(std::vector<RecipeModel>* models) {
   std::map<std::string, int> next;  // so that many equal names do not take quadratic time
   for (RecipeModel& model : *models) {
     if (!model.name.empty()) continue;
-    const std::string name = DefaultName(model.uri);
+    const std::string name = DefaultName(model.adapter.value_or(model.uri));
     model.name = name;
     for (int& number = next.emplace(name, 2).first->second; !taken.insert(model.name).second;) {
       model.name = absl::StrCat(name, "-", number++);

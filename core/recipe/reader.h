@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,11 @@ class Reader {
   std::optional<double> ReadNumber(const YamlValue& value, const std::string& field);
   std::optional<Uri> ReadUri(const YamlValue& value, const std::string& field,
                              const std::string& directory);
+  // As ReadUri, or the result of a stage whose name this is.
+  std::optional<Uri> ReadModelUri(const YamlValue& value, const std::string& field,
+                                  const std::string& directory);
+  // Which tensors a rule is for.
+  std::optional<NameFilter> ReadFilter(const YamlValue& value, const std::string& field);
   // One of `allowed`; short forms such as "bf16" only if `short_forms`.
   std::optional<DType> ReadDType(const YamlValue& value, const std::string& field,
                                  const std::vector<std::string>& allowed, bool short_forms);
@@ -50,13 +57,20 @@ class Reader {
   uint64_t ReadSeed(const YamlEntry* entry);
 
   // Reports too few or too many models. `method` may be null: every method needs a model.
-  void CheckModelCount(size_t count, const MethodSchema* method, const SourceLocation& location,
-                       absl::string_view hint = "");
+  void CheckModelCount(size_t count, const MethodSchema* method, const std::string& field,
+                       const SourceLocation& location, absl::string_view hint = "");
+
+  // Results of other documents of the file, by name. Borrowed.
+  void set_stages(const std::map<std::string, Uri>* stages) { stages_ = stages; }
+  const std::set<std::string>& used_stages() const { return used_stages_; }
 
  private:
   const RecipeFile& file_;
   const RecipeOverrides& overrides_;
   Diagnostics& diagnostics_;
+  const std::map<std::string, Uri>* stages_ = nullptr;
+  std::set<std::string> used_stages_;
+  std::map<std::string, NameFilter> patterns_;  // by text: a pattern may stand in many places
 };
 
 // "models" + "uri" is "models.uri"; an empty parent adds nothing.

@@ -1,7 +1,6 @@
 #include "core/recipe/recipe.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,20 +10,6 @@
 
 namespace orthomerge {
 namespace {
-
-using Json = nlohmann::json;
-
-Json ToJsonValue(const ParameterMap& parameters) {
-  Json object = Json::object();
-  for (const auto& [name, value] : parameters) {
-    object[name] = std::visit([](const auto& v) { return Json(v); }, value);
-  }
-  return object;
-}
-
-Json ToJsonValue(const std::optional<DType>& dtype) {
-  return dtype.has_value() ? Json(std::string(TextOf(*dtype))) : Json();
-}
 
 Recipe ReadRecipe(const YamlValue& root, Reader* reader) {
   Diagnostics& diagnostics = reader->diagnostics();
@@ -82,32 +67,6 @@ void AddSorted(const Diagnostics& found, const std::string& file, Diagnostics* d
 }
 
 }  // namespace
-
-std::string Recipe::ToJson() const {
-  Json json;
-  json["dialect"] = dialect == Dialect::kMergekit ? "mergekit" : "native";
-  json["method"] = method;
-  json["base"] = base.has_value() ? Json(base->ToString()) : Json();
-  json["models"] = Json::array();
-  for (const RecipeModel& model : models) {
-    json["models"].push_back({{"uri", model.uri.ToString()},
-                              {"name", model.name},
-                              {"weight", model.weight},
-                              {"parameters", ToJsonValue(model.parameters)}});
-  }
-  json["parameters"] = ToJsonValue(parameters);
-  json["transforms"] = Json::array();
-  for (const RecipeTransform& transform : transforms) {
-    json["transforms"].push_back(
-        {{"method", transform.method}, {"parameters", ToJsonValue(transform.parameters)}});
-  }
-  json["output"] = {{"dtype", ToJsonValue(output.dtype)},
-                    {"max_shard_size", output.max_shard_size}};
-  json["input_dtype"] = ToJsonValue(input_dtype);
-  json["seed"] = seed;
-  // Names of files need not be UTF-8.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides& overrides,
                                    Diagnostics* diagnostics) {

@@ -12,21 +12,83 @@
 #include "core/base/diagnostics.h"
 #include "core/math/dtype.h"
 #include "core/methods/schema.h"
+#include "core/recipe/setting.h"
 #include "core/storage/uri.h"
 
 namespace orthomerge {
 
+// An input beside the base. mergekit: each checkpoint once, however often the recipe names it.
 struct RecipeModel {
   Uri uri;
-  std::string name;         // unique within the recipe
-  double weight = 1.0;      // multiplies the task vector (native); mergekit: its weight
-  ParameterMap parameters;  // per-model parameters, complete
+  std::optional<Uri> adapter;  // mergekit's path+lora: to be applied to the checkpoint
+  std::string name;            // unique within the recipe
+  // Native: multiplies the task vector, and the per-model parameters, complete. mergekit: what
+  // ExpandRecipe gives a tensor outside of the layers that no filter names.
+  double weight = 1.0;
+  ParameterMap parameters;
   SourceLocation location;
 };
 
 struct RecipeTransform {
   std::string method;
   ParameterMap parameters;
+};
+
+// mergekit's recipes, whatever their form: modules of slices of sources. Inputs are meant by their
+// origin: 0 is Recipe::base if there is one, the models follow in their order.
+struct LayerRange {
+  int64_t from = 0;
+  int64_t to = 0;  // one past the last
+};
+
+struct RecipeSource {
+  int origin = 0;
+  std::optional<LayerRange> layers;  // absent: the whole model
+  Settings parameters;
+  std::string field;  // "models[0]", "slices[1].sources[0]"
+  SourceLocation location;
+};
+
+struct RecipeSlice {
+  std::vector<RecipeSource> sources;  // with an equal number of layers each
+  std::optional<int> base;            // origin; with a method that takes one it is a source
+  Settings parameters;
+  std::string field;  // empty for the form with `models`
+  SourceLocation location;
+};
+
+struct RecipeModule {
+  std::string name;  // empty: the whole model
+  std::vector<RecipeSlice> slices;
+  Settings parameters;
+  std::string field;  // "modules.NAME", or empty
+  SourceLocation location;
+};
+
+// mergekit's `tokenizer` and `tokenizer_source`.
+struct ModelReference {
+  Uri uri;
+  std::optional<Uri> adapter;
+  friend bool operator==(const ModelReference&, const ModelReference&) = default;
+  friend auto operator<=>(const ModelReference&, const ModelReference&) = default;
+};
+
+struct RecipeToken {
+  enum class Source { kDefault, kModel, kModelToken, kZero };
+  std::string text;
+  Source source = Source::kDefault;     // where its embedding comes from
+  std::optional<ModelReference> model;  // kModel, kModelToken
+  std::optional<std::string> token;     // kModelToken: one of these two
+  std::optional<int64_t> token_id;
+  bool force = false;  // also for models that have the token
+};
+
+struct RecipeTokenizer {
+  enum class Source { kUnion, kBase, kModel };
+  Source source = Source::kUnion;
+  std::optional<ModelReference> model;  // kModel
+  std::vector<RecipeToken> tokens;
+  int64_t pad_to_multiple_of = 0;  // 0: no padding
 };
 
 struct RecipeOutput {
@@ -40,10 +102,15 @@ struct Recipe {
   Dialect dialect = Dialect::kNative;
   std::string method;  // a name of MethodSchemas(), e.g. "awd" or "mergekit.linear"
   std::optional<Uri> base;
-  // mergekit: the base's own weight where the base is listed among the models.
-  std::vector<RecipeModel> models;
-  ParameterMap parameters;  // method-wide parameters, complete
+  std::optional<Uri> base_adapter;  // as RecipeModel::adapter
+  std::vector<RecipeModel> models;  // mergekit: the base is none of them
+  ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
+  // mergekit alone: what goes where (never empty), what stands at the top, and the tokenizer.
+  std::vector<RecipeModule> modules;
+  Settings settings;
+  std::optional<RecipeTokenizer> tokenizer;
+  std::string chat_template;  // "auto", the name of a known one, or its text; empty: none
   RecipeOutput output;
   std::optional<DType> input_dtype;  // mergekit's `dtype`: inputs are rounded to it when read
   uint64_t seed = 0;

@@ -1,0 +1,102 @@
+#include "core/engine/solve.h"
+
+#include <algorithm>
+
+#include "core/engine/reducer.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr int kReadThreads = 8;
+
+}  // namespace
+
+class TensorSolver::Share {
+ public:
+  Share(TensorSolver* solver, uint64_t bytes) : solver_(solver), bytes_(bytes) {
+    const auto enough = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(solver_->mutex_) {
+      return solver_->pool_ >= bytes_;
+    };
+    absl::MutexLock lock(&solver_->mutex_);
+    solver_->mutex_.Await(absl::Condition(&enough));
+    solver_->pool_ -= bytes_;
+  }
+  ~Share() {
+    absl::MutexLock lock(&solver_->mutex_);
+    solver_->pool_ += bytes_;
+  }
+  Share(const Share&) = delete;
+  Share& operator=(const Share&) = delete;
+
+ private:
+  TensorSolver* const solver_;
+  const uint64_t bytes_;
+};
+
+TensorSolver::TensorSolver(const StageContext& context, Solved* solved)
+    : context_(context),
+      solved_(solved),
+      states_(context.plan.tensors.size(), State::kOpen),
+      pool_(context.plan.memory.solve_pool) {
+  const bool any =
+      std::any_of(context.plan.tensors.begin(), context.plan.tensors.end(),
+                  [&](const PlanTensor& tensor) { return IsSolvedInMemory(context.plan, tensor); });
+  if (any && context.plan.remote_inputs) io_ = std::make_unique<IoPool>(kReadThreads, "solve-io");
+}
+
+absl::Status TensorSolver::Solve(const PlanTensor& tensor, Memory* memory) {
+  const auto t = static_cast<size_t>(tensor.tensor.index);
+  {
+    const auto idle = [this, t]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return states_[t] != State::kRunning;
+    };
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&idle));
+    if (states_[t] == State::kDone) return absl::OkStatus();
+    states_[t] = State::kRunning;
+  }
+  // After a fault the tensor is open again: the others meet the same fault, or the run has ended.
+  const absl::Status status = Guarded([&] { return SolveNow(tensor, memory); });
+  memory->bytes.Release();
+  memory->stack.Release();
+  absl::MutexLock lock(&mutex_);
+  states_[t] = status.ok() ? State::kDone : State::kOpen;
+  return status;
+}
+
+absl::Status TensorSolver::SolveNow(const PlanTensor& tensor, Memory* memory) {
+  const Plan& plan = context_.plan;
+  const Share share(this, SolveBytes(plan, tensor));
+  const int64_t elements = tensor.tensor.elements(), leaf_elements = LeafElements(tensor);
+  std::vector<const char*> sources;
+  RETURN_IF_ERROR(ReadSegment(context_.storage, plan, {tensor.tensor.index, 0, elements, 0},
+                              context_.call, context_.traffic, io_.get(), &memory->bytes,
+                              &sources));
+  for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
+    if (!TakesPart(tensor, round) || !tensor.program->needs_round(round, *solved_)) continue;
+    Reducer reducer(plan, round, *solved_, &memory->stack);
+    const int64_t width = PartialWidth(plan, round, tensor);
+    reducer.Reset(width);
+    std::vector<double> sums(reducer.exact() ? 0 : static_cast<size_t>(width), 0.0), leaf_sums;
+    std::vector<const char*> at = sources;
+    for (int64_t first = 0; first < elements; first += leaf_elements) {
+      RETURN_IF_ERROR(context_.call.Check());
+      const int64_t count = std::min(leaf_elements, elements - first);
+      reducer.Feed(tensor, first, count, at);
+      for (size_t s = 0; s < at.size(); ++s) {
+        at[s] += SourceBytes(tensor, tensor.sources[s], count);
+      }
+      if (reducer.exact()) continue;
+      leaf_sums.clear();
+      reducer.FinishLeaf(&leaf_sums);
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += leaf_sums[i];
+    }
+    absl::StatusOr<std::vector<double>> values =
+        tensor.program->SolveTensor(round, {sums, reducer.counters()}, *solved_);
+    if (!values.ok()) return Annotate(values.status(), tensor.tensor.name);
+    solved_->rounds[round].tensors[tensor.tensor.index] = *std::move(values);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace orthomerge

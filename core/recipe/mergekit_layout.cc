@@ -1,0 +1,484 @@
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/recipe/mergekit_parts.h"
+#include "core/recipe/parameters.h"
+
+namespace orthomerge {
+namespace {
+
+using Kind = YamlValue::Kind;
+
+constexpr int64_t kMostLayers = 10'000;  // of the output
+
+Settings GoodOnes(const GivenSettings& given) {
+  Settings settings;
+  for (const auto& [name, setting] : given) {
+    if (setting.has_value()) settings.emplace(name, *setting);
+  }
+  return settings;
+}
+
+std::string LayersText(int64_t count) {
+  return absl::StrCat(count, count == 1 ? " layer" : " layers");
+}
+
+class LayoutReader {
+ public:
+  LayoutReader(const MergekitContext& context, const YamlValue& root, const GivenSettings& top,
+               MergekitInputs* inputs)
+      : context_(context),
+        reader_(context.reader),
+        recipe_(context.recipe),
+        method_(context.method),
+        root_(root),
+        top_(top),
+        inputs_(*inputs) {}
+
+  void Read() {
+    const YamlEntry* form = FindForm();
+    if (form == nullptr) return;
+    if (form->key == "modules") {
+      ReadModules(*form);
+    } else {
+      ReadModule(root_, {}, &recipe_.modules.emplace_back());
+    }
+    ReportMissingOwn();
+    NameModels(&recipe_.models);
+    WarnAboutRepeatedSources();
+    if (!reader_.diagnostics().has_errors()) FillPlainParameters();
+  }
+
+ private:
+  void Error(Reason reason, std::string message, const std::string& field,
+             const SourceLocation& location) {
+    reader_.diagnostics().Error(reason, std::move(message), field, location);
+  }
+
+  // Exactly one of three forms. After a fault still one of them, if there is any.
+  const YamlEntry* FindForm() {
+    std::vector<std::string> names;
+    const YamlEntry* first = nullptr;
+    const YamlEntry* last = nullptr;
+    for (const char* key : {"models", "slices", "modules"}) {
+      const YamlEntry* entry = FindValue(root_, key);
+      if (entry == nullptr) continue;
+      names.emplace_back(key);
+      last = entry;
+      if (first == nullptr) first = entry;
+    }
+    if (names.empty()) {
+      Error(Reason::kMissingKey, "missing; a recipe needs a list of models", "models",
+            root_.location);
+    } else if (names.size() > 1) {
+      Error(Reason::kRecipeSyntax,
+            absl::StrCat(Enumerate(names), " stand side by side; a recipe has exactly one of them"),
+            last->key, last->key_location);
+    }
+    return first;
+  }
+
+  void ReadModules(const YamlEntry& entry) {
+    if (!reader_.CheckMapping(entry.value, "modules", "a mapping from names to modules")) return;
+    if (entry.value.entries.empty()) {
+      Error(Reason::kMissingKey, "empty; wanted a mapping from names to modules", "modules",
+            entry.key_location);
+    }
+    for (const YamlEntry& item : entry.value.entries) {
+      const std::string field = Join("modules", item.key);
+      if (!reader_.CheckMapping(item.value, field, "a mapping with slices or models")) continue;
+      reader_.CheckKeys(item.value, field, {"slices", "models", "parameters"});
+      RecipeModule& module = recipe_.modules.emplace_back();
+      module.name = item.key;
+      module.field = field;
+      module.location = item.key_location;
+      const GivenSettings given =
+          ReadSettings(context_, item.value.Find("parameters"), Join(field, "parameters"), false);
+      module.parameters = GoodOnes(given);
+      const bool has_models = FindValue(item.value, "models") != nullptr;
+      if (has_models == (FindValue(item.value, "slices") != nullptr)) {
+        Error(has_models ? Reason::kRecipeSyntax : Reason::kMissingKey,
+              "a module has 'models' or 'slices', one of them", field, item.key_location);
+      }
+      ReadModule(item.value, given, &module);
+    }
+  }
+
+  // `models` or `slices` of a module, or of the recipe itself.
+  void ReadModule(const YamlValue& mapping, const GivenSettings& given, RecipeModule* module) {
+    if (const YamlEntry* models = FindValue(mapping, "models")) {
+      SliceReading reading{.slice = &module->slices.emplace_back(), .module = &given};
+      ReadModels(*models, Join(module->field, "models"), &reading);
+      return;
+    }
+    const YamlEntry* slices = FindValue(mapping, "slices");
+    if (slices == nullptr) return;
+    const std::string field = Join(module->field, "slices");
+    if (!reader_.CheckList(slices->value, field, "a list of slices")) return;
+    if (slices->value.items.empty()) {
+      Error(Reason::kMissingKey, "empty; wanted a list of slices", field, slices->key_location);
+    }
+    int64_t layers = 0;
+    for (size_t i = 0; i < slices->value.items.size(); ++i) {
+      SliceReading reading{.slice = &module->slices.emplace_back(), .module = &given};
+      ReadSlice(slices->value.items[i], Index(field, i), &reading);
+      if (reading.slice->sources.empty()) continue;
+      const LayerRange& range = *reading.slice->sources[0].layers;
+      layers += range.to - range.from;
+    }
+    if (layers <= kMostLayers) return;
+    Error(Reason::kOutOfRange,
+          absl::StrCat(layers, " layers in all; a model may have ", kMostLayers), field,
+          slices->key_location);
+  }
+
+  // A slice while it is read.
+  struct SliceReading {
+    RecipeSlice* slice = nullptr;
+    const GivenSettings* module = nullptr;
+    GivenSettings given = {};
+    size_t rows = 0;  // sources that the method counts, with those that could not be read
+    bool all_read = true;
+    bool has_base = false;
+    bool base_appended = false;
+  };
+
+  void ReadModels(const YamlEntry& entry, const std::string& field, SliceReading* reading) {
+    RecipeSlice* slice = reading->slice;
+    slice->location = entry.key_location;
+    if (recipe_.base.has_value()) slice->base = 0;
+    CheckOwn(*reading);
+    if (!reader_.CheckList(entry.value, field, "a list of models")) return;
+    for (size_t i = 0; i < entry.value.items.size(); ++i) {
+      ReadSource(entry.value.items[i], Index(field, i), /*with_layers=*/false, reading);
+    }
+    if (reading->rows > 0 && reading->all_read) AppendBase(reading);
+    CheckCount(*reading, field, entry.key_location);
+  }
+
+  // A base that is not listed becomes the last source; of slices it does not.
+  void AppendBase(SliceReading* reading) {
+    if (method_ == nullptr || !reading->slice->base.has_value() || reading->has_base) return;
+    RecipeSource source;
+    source.origin = *reading->slice->base;
+    source.field = "base_model";
+    source.location = root_.Find("base_model")->value.location;
+    if (method_->base_is_model) {
+      for (const std::string& name : MissingParameters({}, *reading)) {
+        Error(Reason::kMissingKey,
+              absl::StrCat("'", context_.method_name,
+                           "' takes base_model for one more model, and it has no ", name,
+                           "; list it under 'models' with one, or leave base_model out"),
+              source.field, source.location);
+      }
+      ++reading->rows;
+      reading->base_appended = true;
+    }
+    reading->slice->sources.push_back(std::move(source));
+  }
+
+  void ReadSlice(const YamlValue& item, const std::string& field, SliceReading* reading) {
+    RecipeSlice* slice = reading->slice;
+    slice->field = field;
+    slice->location = item.location;
+    if (!reader_.CheckMapping(item, field, "a mapping with sources")) return;
+    reader_.CheckKeys(item, field, {"sources", "base_model", "parameters", "residual_weight"});
+    if (const YamlEntry* entry = FindValue(item, "residual_weight")) {
+      reader_.diagnostics().Warning("has no effect, here as in mergekit",
+                                    Join(field, "residual_weight"), entry->key_location);
+    }
+    reading->given = ReadSettings(context_, item.Find("parameters"), Join(field, "parameters"),
+                                  /*at_source=*/false);
+    slice->parameters = GoodOnes(reading->given);
+    if (recipe_.base.has_value()) slice->base = 0;
+    if (const YamlEntry* entry = FindValue(item, "base_model")) {
+      const auto base = ReadModelReference(entry->value, Join(field, "base_model"), &reader_);
+      slice->base.reset();
+      if (base.has_value()) slice->base = OriginOf(*base, entry->value.location);
+      reading->has_base = !base.has_value();  // not missing at least
+    }
+    CheckOwn(*reading);
+    const YamlEntry* sources = FindValue(item, "sources");
+    const std::string sources_field = Join(field, "sources");
+    if (sources == nullptr) {
+      Error(Reason::kMissingKey, "missing; a slice needs a list of sources", sources_field,
+            item.location);
+      return;
+    }
+    if (!reader_.CheckList(sources->value, sources_field, "a list of sources")) return;
+    for (size_t i = 0; i < sources->value.items.size(); ++i) {
+      ReadSource(sources->value.items[i], Index(sources_field, i), /*with_layers=*/true, reading);
+    }
+    CheckLayers(*slice);
+    if (method_ != nullptr && !method_->base_is_model && slice->base.has_value() &&
+        reading->all_read && !reading->has_base) {
+      Error(Reason::kBaseMissing,
+            absl::StrCat("the base is not among them; '", context_.method_name,
+                         "' needs its layers, so a slice lists it as one of its sources"),
+            sources_field, sources->key_location);
+    }
+    CheckCount(*reading, sources_field, sources->key_location);
+  }
+
+  void ReadSource(const YamlValue& item, const std::string& field, bool with_layers,
+                  SliceReading* reading) {
+    RecipeSource source;
+    source.field = field;
+    source.location = item.location;
+    std::vector<std::string> known = {"model", "parameters"};
+    if (with_layers) known.emplace_back("layer_range");
+    std::optional<ModelReference> model;
+    const bool is_mapping =
+        reader_.CheckMapping(item, field,
+                             with_layers ? "a mapping with model, layer_range and parameters"
+                                         : "a mapping with model and parameters");
+    if (is_mapping) {
+      reader_.CheckKeys(item, field, known);
+      if (const YamlEntry* entry = item.Find("model")) {
+        model = ReadModelReference(entry->value, Join(field, "model"), &reader_);
+      } else {
+        Error(Reason::kMissingKey, "missing", Join(field, "model"), item.location);
+      }
+      if (with_layers) source.layers = ReadLayerRange(item, field);
+    }
+    if (model.has_value()) source.origin = OriginOf(*model, item.location);
+    const bool is_base = model.has_value() && reading->slice->base == source.origin;
+    // Where the base is given apart, parameters at it mean nothing and are not looked at.
+    const bool is_apart = is_base && method_ != nullptr && !method_->base_is_model;
+    if (!is_apart) {
+      ++reading->rows;
+      const GivenSettings given = ReadSettings(context_, item.Find("parameters"),
+                                               Join(field, "parameters"), /*at_source=*/true);
+      source.parameters = GoodOnes(given);
+      for (const std::string& name : MissingParameters(given, *reading)) {
+        const std::string who =
+            model.has_value() ? absl::StrCat(" for ", Quote(model->uri.ToString())) : "";
+        Error(Reason::kMissingKey,
+              absl::StrCat("missing; '", context_.method_name, "' needs it", who),
+              absl::StrCat(field, ".parameters.", name), item.location);
+      }
+    }
+    reading->has_base |= is_base;
+    if (model.has_value() && source.layers.has_value() == with_layers) {
+      reading->slice->sources.push_back(std::move(source));
+    } else {
+      reading->all_read = false;
+    }
+  }
+
+  std::optional<LayerRange> ReadLayerRange(const YamlValue& item, const std::string& parent) {
+    const std::string field = Join(parent, "layer_range");
+    const YamlEntry* entry = FindValue(item, "layer_range");
+    if (entry == nullptr) {
+      Error(Reason::kMissingKey, "missing; wanted the first layer and one past the last", field,
+            item.location);
+      return std::nullopt;
+    }
+    const std::vector<YamlValue>& items = entry->value.items;
+    const bool is_pair = entry->value.kind == Kind::kList && items.size() == 2 &&
+                         items[0].kind == Kind::kInteger && items[1].kind == Kind::kInteger;
+    if (!is_pair) {
+      reader_.WrongType(entry->value, field, "two integers: [first layer, one past the last]");
+      return std::nullopt;
+    }
+    const std::optional<int64_t> from = ParseInteger(items[0].text);
+    const std::optional<int64_t> to = ParseInteger(items[1].text);
+    if (from.has_value() && to.has_value() && 0 <= *from && *from < *to && *to <= kMostLayers) {
+      return LayerRange{*from, *to};
+    }
+    Error(Reason::kOutOfRange,
+          absl::StrCat("[", items[0].text.substr(0, 20), ", ", items[1].text.substr(0, 20),
+                       "] is no range of layers: it begins at 0 or later and ends later, at ",
+                       kMostLayers, " at most"),
+          field, entry->value.location);
+    return std::nullopt;
+  }
+
+  void CheckLayers(const RecipeSlice& slice) {
+    if (slice.sources.empty()) return;
+    const auto count = [](const RecipeSource& source) {
+      return source.layers->to - source.layers->from;
+    };
+    const RecipeSource& first = slice.sources[0];
+    const RecipeSource* base = nullptr;
+    for (const RecipeSource& source : slice.sources) {
+      if (count(source) != count(first)) {
+        Error(Reason::kOutOfRange,
+              absl::StrCat(LayersText(count(source)), ", but ", LayersText(count(first)), " in ",
+                           first.field, "; the sources of a slice have equally many"),
+              Join(source.field, "layer_range"), source.location);
+      }
+      if (slice.base != source.origin) continue;
+      if (base != nullptr && base->layers->from != source.layers->from) {
+        Error(Reason::kOutOfRange,
+              absl::StrCat("the base stands in ", base->field, " too, with other layers"),
+              source.field, source.location);
+      }
+      base = &source;
+    }
+  }
+
+  void CheckCount(const SliceReading& reading, const std::string& field,
+                  const SourceLocation& location) {
+    const bool is_apart = method_ != nullptr && !method_->base_is_model && reading.has_base;
+    reader_.CheckModelCount(reading.rows, method_, field, location,
+                            reading.base_appended ? " (base_model counts as one)"
+                            : is_apart            ? " (base_model does not count)"
+                                                  : "");
+  }
+
+  // Per-model parameters that no level has a word on.
+  std::vector<std::string> MissingParameters(const GivenSettings& given,
+                                             const SliceReading& reading) const {
+    std::vector<std::string> names;
+    if (method_ == nullptr) return names;
+    for (const ParameterSchema& schema : method_->parameters) {
+      if (!schema.per_model || schema.optional || schema.default_value.has_value()) continue;
+      if (!given.contains(schema.name) && !reading.given.contains(schema.name) &&
+          !reading.module->contains(schema.name) && !top_.contains(schema.name)) {
+        names.push_back(schema.name);
+      }
+    }
+    return names;
+  }
+
+  // Notes the method's own parameters and the base where a slice misses them.
+  void CheckOwn(const SliceReading& reading) {
+    ++slices_;
+    if (method_ == nullptr) return;
+    base_is_missing_ |=
+        method_->needs_base && !reading.slice->base.has_value() && !reading.has_base;
+    for (const ParameterSchema& schema : method_->parameters) {
+      if (schema.per_model || schema.optional || schema.default_value.has_value()) continue;
+      if (reading.given.contains(schema.name) || reading.module->contains(schema.name)) continue;
+      if (top_.contains(schema.name)) continue;
+      missing_[schema.name].emplace_back(reading.slice->field, reading.slice->location);
+    }
+  }
+
+  // Once where no slice has it.
+  void ReportMissingOwn() {
+    if (base_is_missing_ && FindValue(root_, "base_model") == nullptr) {
+      Error(Reason::kBaseMissing, absl::StrCat("missing; '", context_.method_name, "' needs it"),
+            "base_model", context_.method_location);
+    }
+    const std::string message = absl::StrCat("missing; '", context_.method_name, "' needs it");
+    for (const auto& [name, places] : missing_) {
+      if (places.size() == slices_) {
+        Error(Reason::kMissingKey, message, Join("parameters", name), context_.method_location);
+        continue;
+      }
+      for (const auto& [field, location] : places) {
+        Error(Reason::kMissingKey, message, Join(Join(field, "parameters"), name), location);
+      }
+    }
+  }
+
+  int OriginOf(const ModelReference& model, const SourceLocation& location) {
+    return inputs_.OriginOf(model, location, &recipe_);
+  }
+
+  int first_model() const { return recipe_.base.has_value() ? 1 : 0; }
+
+  void WarnAboutRepeatedSources() {
+    for (const RecipeModule& module : recipe_.modules) {
+      for (const RecipeSlice& slice : module.slices) {
+        std::set<int> seen;
+        for (const RecipeSource& source : slice.sources) {
+          if (seen.insert(source.origin).second) continue;
+          const bool is_base = slice.base == source.origin;
+          if (is_base && method_ != nullptr && !method_->base_is_model) continue;
+          const int model = source.origin - first_model();
+          const std::string name = model < 0 ? "base_model" : recipe_.models[model].name;
+          reader_.diagnostics().Warning(absl::StrCat("the same checkpoint as model ", Quote(name),
+                                                     "; it counts as one more model"),
+                                        source.field, source.location);
+        }
+      }
+    }
+  }
+
+  ParameterMap PlainParameters(bool per_model, absl::Span<const Settings* const> levels) const {
+    ParameterMap result;
+    for (const ParameterSchema& schema : method_->parameters) {
+      if (schema.per_model != per_model) continue;
+      std::optional<ParameterValue> value;
+      for (const Settings* level : levels) {
+        const auto found = level->find(schema.name);
+        if (found != level->end() && !value.has_value()) value = found->second.At("", 0);
+      }
+      if (!value.has_value()) value = schema.default_value;
+      if (value.has_value()) result.emplace(schema.name, *std::move(value));
+    }
+    return result;
+  }
+
+  // As for a tensor before the layers whose name no filter has.
+  void FillPlainParameters() {
+    std::set<int> seen;
+    for (const RecipeModule& module : recipe_.modules) {
+      for (const RecipeSlice& slice : module.slices) {
+        if (&module == recipe_.modules.data() && &slice == module.slices.data()) {
+          recipe_.parameters = PlainParameters(
+              /*per_model=*/false, {&slice.parameters, &module.parameters, &recipe_.settings});
+        }
+        for (const RecipeSource& source : slice.sources) {
+          const int index = source.origin - first_model();
+          if (index < 0 || !seen.insert(index).second) continue;
+          RecipeModel& model = recipe_.models[index];
+          model.parameters = PlainParameters(
+              /*per_model=*/true,
+              {&source.parameters, &slice.parameters, &module.parameters, &recipe_.settings});
+          const auto weight = model.parameters.find("weight");
+          if (weight == model.parameters.end()) continue;
+          if (const double* number = std::get_if<double>(&weight->second)) model.weight = *number;
+        }
+      }
+    }
+  }
+
+  const MergekitContext& context_;
+  Reader& reader_;
+  Recipe& recipe_;
+  const MethodSchema* method_;
+  const YamlValue& root_;
+  const GivenSettings& top_;
+  MergekitInputs& inputs_;
+  size_t slices_ = 0;
+  bool base_is_missing_ = false;
+  // The method's own parameters and the slices (field, place) that have none.
+  std::map<std::string, std::vector<std::pair<std::string, SourceLocation>>> missing_;
+};
+
+}  // namespace
+
+GivenSettings ReadSettings(const MergekitContext& context, const YamlEntry* entry,
+                           const std::string& field, bool at_source) {
+  GivenSettings given;
+  if (entry == nullptr || entry->value.is_null()) return given;
+  if (!context.reader.CheckMapping(entry->value, field, "a mapping of parameters")) return given;
+  if (context.method == nullptr) return given;  // reported already; nothing to check against
+  for (const YamlEntry& parameter : entry->value.entries) {
+    const ParameterSchema* schema = context.method->Find(parameter.key);
+    if (schema == nullptr) {
+      context.reader.UnknownKey(parameter, field, ParameterNames(*context.method));
+    } else if (at_source && !schema->per_model) {
+      context.reader.diagnostics().Warning(
+          "has no effect at a model, here as in mergekit; it belongs under 'parameters' at the top",
+          Join(field, parameter.key), parameter.key_location);
+    } else {
+      given[parameter.key] =
+          ReadSetting(*schema, parameter.value, Join(field, parameter.key), &context.reader);
+    }
+  }
+  return given;
+}
+
+void ReadLayout(const MergekitContext& context, const YamlValue& root, const GivenSettings& top,
+                MergekitInputs* inputs) {
+  LayoutReader(context, root, top, inputs).Read();
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,46 @@
+#include "core/recipe/modules.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_split.h"
+
+namespace orthomerge {
+namespace {
+
+// A row: names for one kind of module.
+constexpr std::array<std::array<absl::string_view, 5>, 3> kKinds = {{
+    {"text_decoder", "language_model", "text_model", "llm", "language_tower"},
+    {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone"},
+    {"multi_modal_projector", "mm_projector", "multimodal_projector", "connector", "projector"},
+}};
+
+// Those that hold what stands beside all modules, most likely first.
+constexpr std::array<absl::string_view, 7> kRest = {
+    "text_decoder", "language_model", "text_model", "llm", "decoder", "default", "model"};
+
+bool Means(absl::string_view module, absl::string_view part) {
+  if (module == part) return true;
+  return std::any_of(kKinds.begin(), kKinds.end(), [&](const auto& kind) {
+    return std::find(kind.begin(), kind.end(), module) != kind.end() &&
+           std::find(kind.begin(), kind.end(), part) != kind.end();
+  });
+}
+
+}  // namespace
+
+int ModuleOf(absl::Span<const std::string> modules, absl::string_view tensor) {
+  for (const absl::string_view part : absl::StrSplit(tensor, '.')) {
+    for (size_t i = 0; i < modules.size(); ++i) {
+      // "model" is also what many models call their outermost part.
+      if (modules[i] != "model" && Means(modules[i], part)) return static_cast<int>(i);
+    }
+  }
+  for (const absl::string_view rest : kRest) {
+    const auto found = std::find(modules.begin(), modules.end(), rest);
+    if (found != modules.end()) return static_cast<int>(found - modules.begin());
+  }
+  return -1;
+}
+
+}  // namespace orthomerge
