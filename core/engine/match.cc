@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/engine/inputs.h"
 #include "core/engine/plan.h"
+#include "core/recipe/expand.h"
 
 namespace orthomerge {
 namespace {
@@ -18,49 +20,56 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 
 class Matcher {
  public:
-  Matcher(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+  Matcher(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
           Diagnostics* diagnostics)
       : plan_(plan),
-        checkpoints_(checkpoints),
+        inputs_(inputs),
         has_base_(has_base),
         mergekit_(plan->recipe.dialect == Recipe::Dialect::kMergekit),
-        diagnostics_(diagnostics) {
-    int first_file = 0;
-    for (const Checkpoint& checkpoint : checkpoints_) {
-      first_files_.push_back(first_file);
-      first_file += static_cast<int>(checkpoint.files().size());
-      plan_->inputs.insert(plan_->inputs.end(), checkpoint.files().begin(),
-                           checkpoint.files().end());
-    }
-  }
+        diagnostics_(diagnostics) {}
 
   void Match() {
-    const std::set<std::string> names = OutputNames();
-    for (const std::string& name : names) MatchTensor(name);
+    // Only heads that are written count, so that a tied one is not made up.
+    const std::set<std::string> heads = WantedHeads();
+    std::vector<std::vector<std::string>> names;
+    for (const ModelInput& input : inputs_) names.push_back(NamesOf(input, heads));
+    if (names[0].empty()) {
+      diagnostics_->Error(Reason::kInputCorrupt,
+                          absl::StrCat(inputs_[0].uri().ToString(), " holds no tensors"));
+      return;
+    }
+    const absl::StatusOr<std::vector<WantedTensor>> wanted =
+        ExpandRecipe(plan_->recipe, names, diagnostics_);
+    if (!wanted.ok()) return;
+    for (const WantedTensor& tensor : *wanted) MatchTensor(tensor);
     for (auto& [kind, count] : counts_) {
       if (count > kListed) {
         diagnostics_->Error(kind, absl::StrCat("... and ", count - kListed, " more like these"));
       }
     }
-    WarnOfExtras(names);
-    if (names.empty()) {
-      diagnostics_->Error(Reason::kInputCorrupt,
-                          absl::StrCat(checkpoints_[0].uri().ToString(), " holds no tensors"));
-    }
+    if (LayersFromSlices(plan_->recipe).empty()) WarnOfExtras(*wanted);
   }
 
  private:
-  std::set<std::string> OutputNames() const {
-    std::set<std::string> names;
-    for (const TensorInfo& info : checkpoints_[0].tensors()) names.insert(info.name);
-    if (mergekit_) {  // an untied head is written if any input has one
-      for (const Checkpoint& checkpoint : checkpoints_) {
-        for (const TensorInfo& info : checkpoint.tensors()) {
-          if (IsHeadName(info.name) && checkpoints_[0].TiedStandIn(info.name) != nullptr) {
-            names.insert(info.name);
-          }
-        }
+  std::set<std::string> WantedHeads() const {
+    std::set<std::string> heads;
+    for (const ModelInput& input : inputs_) {
+      // Native: what the first input has, and what an adapter makes.
+      const bool all = mergekit_ || &input == inputs_.data();
+      for (const std::string& name : all ? input.Names() : input.UntiedHeads()) {
+        if (IsHeadName(name)) heads.insert(name);
       }
+    }
+    return heads;
+  }
+
+  static std::vector<std::string> NamesOf(const ModelInput& input,
+                                          const std::set<std::string>& heads) {
+    std::vector<std::string> names = input.Names();
+    for (const std::string& head : heads) {
+      const auto place = std::lower_bound(names.begin(), names.end(), head);
+      const bool there = place != names.end() && *place == head;
+      if (!there && input.Find(head).has_value()) names.insert(place, head);
     }
     return names;
   }
@@ -68,56 +77,61 @@ class Matcher {
   // Counts faults of a kind and says whether this one is still listed.
   bool Listed(Reason reason) { return ++counts_[reason] <= kListed; }
 
-  void MatchTensor(const std::string& name) {
+  void MatchTensor(const WantedTensor& wanted) {
     PlanTensor tensor;
-    tensor.tensor.name = name;
-    tensor.tensor.has_base = has_base_;
-    tensor.tensor.models = static_cast<int>(checkpoints_.size()) - (has_base_ ? 1 : 0);
-    tensor.base_source = has_base_;
+    tensor.tensor.name = wanted.name;
+    tensor.tensor.parameters = wanted.parameters;
+    tensor.base_source = tensor.tensor.has_base = wanted.sources[0].is_base;
+    tensor.tensor.models = static_cast<int>(wanted.sources.size()) - (tensor.base_source ? 1 : 0);
+    const std::string& first = plan_->origins[wanted.sources[0].origin];
     bool complete = true;
-    for (size_t origin = 0; origin < checkpoints_.size(); ++origin) {
-      const Checkpoint& checkpoint = checkpoints_[origin];
-      const TensorInfo* info = checkpoint.Find(name);
-      if (info == nullptr) info = checkpoint.TiedStandIn(name);
-      if (info == nullptr) {
+    for (const SourceTensor& source : wanted.sources) {
+      const std::string& origin = plan_->origins[source.origin];
+      const std::string uri = inputs_[source.origin].uri().ToString();
+      const std::optional<InputTensor> info = inputs_[source.origin].Find(source.name);
+      if (!source.is_base) tensor.tensor.model_parameters.push_back(source.parameters);
+      if (!info.has_value()) {
         complete = false;
         if (Listed(Reason::kTensorMissing)) {
           diagnostics_->Error(
               Reason::kTensorMissing,
-              absl::StrCat("tensor ", name, " of ", plan_->origins[0], " is missing in ",
-                           plan_->origins[origin], " (", checkpoint.uri().ToString(),
-                           "): every model must have all tensors of the ",
+              absl::StrCat("tensor ", source.name, " of ", first, " is missing in ", origin, " (",
+                           uri, "): every model must have all tensors of the ",
                            has_base_ ? "base" : "first model"));
         }
         continue;
       }
-      if (origin == 0) tensor.tensor.shape = info->shape;
+      if (tensor.sources.empty()) tensor.tensor.shape = info->shape;
       if (info->shape != tensor.tensor.shape) {
         complete = false;
         if (Listed(Reason::kShapeMismatch)) {
           diagnostics_->Error(
               Reason::kShapeMismatch,
-              absl::StrCat("tensor ", name, " has shape ", ShapeText(info->shape), " in ",
-                           plan_->origins[origin], " (", checkpoint.uri().ToString(), ") but ",
-                           ShapeText(tensor.tensor.shape), " in ", plan_->origins[0],
+              absl::StrCat("tensor ", source.name, " has shape ", ShapeText(info->shape), " in ",
+                           origin, " (", uri, ") but ", ShapeText(tensor.tensor.shape), " in ",
+                           first,
                            ": only models of one architecture and vocabulary can be merged"));
         }
         continue;
       }
-      tensor.sources.push_back(
-          {first_files_[origin] + info->file, info->begin, info->dtype, static_cast<int>(origin)});
-      tensor.copy_bytes = origin == 0 ? info->bytes() : tensor.copy_bytes;
+      if (tensor.sources.empty()) tensor.copy_bytes = info->bytes;
+      tensor.sources.push_back(info->source);
+      tensor.sources.back().origin = source.origin;
     }
     if (complete) plan_->tensors.push_back(std::move(tensor));
   }
 
-  void WarnOfExtras(const std::set<std::string>& names) {
-    for (size_t origin = 1; origin < checkpoints_.size(); ++origin) {
+  void WarnOfExtras(const std::vector<WantedTensor>& wanted) {
+    std::vector<std::set<absl::string_view>> used(inputs_.size());
+    for (const WantedTensor& tensor : wanted) {
+      for (const SourceTensor& source : tensor.sources) used[source.origin].insert(source.name);
+    }
+    for (size_t origin = 1; origin < inputs_.size(); ++origin) {
       size_t extras = 0;
       std::string first;
-      for (const TensorInfo& info : checkpoints_[origin].tensors()) {
-        if (names.contains(info.name)) continue;
-        if (extras++ == 0) first = info.name;
+      for (const std::string& name : inputs_[origin].Names()) {
+        if (used[origin].contains(name)) continue;
+        if (extras++ == 0) first = name;
       }
       if (extras > 0) {
         diagnostics_->Warning(absl::StrCat(
@@ -129,19 +143,18 @@ class Matcher {
   }
 
   Plan* plan_;
-  const std::vector<Checkpoint>& checkpoints_;
+  const std::vector<ModelInput>& inputs_;
   const bool has_base_;
   const bool mergekit_;
   Diagnostics* diagnostics_;
-  std::vector<int> first_files_;
   std::map<Reason, int> counts_;
 };
 
 }  // namespace
 
-absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
                           Diagnostics* diagnostics) {
-  Matcher(plan, checkpoints, has_base, diagnostics).Match();
+  Matcher(plan, inputs, has_base, diagnostics).Match();
   for (size_t i = 0; i < plan->tensors.size(); ++i) {
     plan->tensors[i].tensor.index = static_cast<int>(i);
   }

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
-#include "core/engine/stream.h"
+#include "core/engine/inputs.h"
 #include "core/math/linalg.h"
 #include "nlohmann/json.hpp"
 
@@ -17,8 +17,6 @@ namespace {
 
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
 constexpr int kPlanVersion = 2;
-
-constexpr size_t kOpenThreads = 8;
 
 int CpuCount() {
   cpu_set_t set;
@@ -29,74 +27,34 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
-// One input while it is opened.
-struct Opening {
-  Uri uri;
-  std::string field;
-  SourceLocation location;
-  absl::StatusOr<Checkpoint> checkpoint = absl::UnknownError("not opened");
-  Diagnostics diagnostics = {};
-};
-
-// In the order of the recipe, findings too; remote inputs are asked side by side.
-absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   HeaderCache* header_cache,
-                                                   const CallOptions& call, Plan* plan,
-                                                   Diagnostics* diagnostics) {
-  std::vector<Opening> openings;
-  bool remote = false;
-  const auto add = [&](const Uri& uri, const std::string& name, const std::string& field,
-                       const SourceLocation& location) {
-    plan->origins.push_back(name);
-    openings.push_back({.uri = uri, .field = field, .location = location});
-    remote = remote || IsRemote(uri);
-  };
-  if (recipe.base.has_value()) add(*recipe.base, "base", "base", {});
-  for (size_t i = 0; i < recipe.models.size(); ++i) {
-    const RecipeModel& model = recipe.models[i];
-    add(model.uri, model.name, absl::StrCat("models[", i, "]"), model.location);
+// What recipes can say and the engine cannot do.
+void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
+  constexpr absl::string_view kNotYet = "not supported by this version";
+  if (recipe.tokenizer.has_value()) {
+    diagnostics->Error(Reason::kUnsupported,
+                       absl::StrCat("building a tokenizer is ", kNotYet,
+                                    "; without it the base's (else the first model's) tokenizer "
+                                    "files are copied"),
+                       "tokenizer");
   }
-  const auto open = [&](Opening* opening) {
-    const absl::Status guarded = Guarded([&] {
-      opening->checkpoint =
-          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, header_cache);
-      return absl::OkStatus();
-    });
-    if (!guarded.ok()) opening->checkpoint = guarded;
-  };
-  if (remote && openings.size() > 1) {
-    IoPool pool(static_cast<int>(std::min(kOpenThreads, openings.size())), "open");
-    for (Opening& opening : openings) pool.Submit([&open, &opening] { open(&opening); });
-  } else {
-    for (Opening& opening : openings) open(&opening);
+  if (!recipe.chat_template.empty()) {
+    diagnostics->Error(Reason::kUnsupported, absl::StrCat("setting a chat template is ", kNotYet),
+                       "chat_template");
   }
-  std::vector<Checkpoint> checkpoints;
-  for (Opening& opening : openings) {
-    for (const Diagnostic& item : opening.diagnostics.items()) {
-      if (item.is_error) {
-        diagnostics->Error(item.reason, item.message, item.field, item.location);
-      } else {
-        diagnostics->Warning(item.message, item.field, item.location);
-      }
-    }
-    if (opening.checkpoint.ok()) {
-      checkpoints.push_back(*std::move(opening.checkpoint));
-    } else {
-      diagnostics->Add(opening.checkpoint.status(), opening.field, opening.location);
-    }
-  }
-  RETURN_IF_ERROR(diagnostics->ToStatus());
-  return checkpoints;
 }
 
 // config.json and sidecars come from the base, without one from the first model.
-absl::Status AddBlobs(Storage& storage, const Checkpoint& donor, const CallOptions& call,
+absl::Status AddBlobs(Storage& storage, const ModelInput& input, const CallOptions& call,
                       Plan* plan) {
+  const Checkpoint& donor = input.checkpoint();
   if (donor.config().has_value()) {
     bool head = false;
     for (const PlanTensor& tensor : plan->tensors) head = head || IsHeadName(tensor.tensor.name);
     ASSIGN_OR_RETURN(std::string config,
                      ReconcileConfig(*donor.config(), plan->recipe.output.dtype, head));
+    if (input.is_quantised()) {
+      ASSIGN_OR_RETURN(config, DropQuantisation(config));
+    }
     plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
   }
   ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars, FindSidecars(storage, donor, call));
@@ -124,7 +82,9 @@ std::string DigestOf(const Plan& plan) {
   for (const PlanTensor& tensor : plan.tensors) {
     absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
     for (const TensorSource& source : tensor.sources) {
-      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype), "\n");
+      absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype),
+                      source.from_base ? " from the base" : "", "\n");
+      if (source.form != nullptr) absl::StrAppend(&sources, source.form->Describe(), "\n");
     }
   }
   json["sources"] = Sha256Hex(sources);
@@ -185,14 +145,16 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
     diagnostics->Add(device.status());
     return device.status();
   }
+  RefuseWhatIsNotThereYet(recipe, diagnostics);
+  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(
-      const std::vector<Checkpoint> checkpoints,
+      const std::vector<ModelInput> inputs,
       OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
-  RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
   RETURN_IF_ERROR(call.Check());
   const absl::Status compiled = CompileTensors(make_method, *device, plan.get(), diagnostics);
   if (!compiled.ok()) {
@@ -202,7 +164,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, checkpoints[0], call, plan.get()));
+  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
   for (const InputFile& input : plan->inputs) {
     plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
   }

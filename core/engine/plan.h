@@ -13,6 +13,7 @@
 #include "core/base/diagnostics.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/engine/engine.h"
+#include "core/engine/source_form.h"
 #include "core/math/kernels.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
@@ -23,8 +24,14 @@ namespace orthomerge {
 struct TensorSource {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
-  DType dtype = DType::kF32;
-  int origin = 0;  // index into Plan::origins
+  DType dtype = DType::kF32;  // of the bytes
+  int origin = 0;             // index into Plan::origins
+  std::shared_ptr<const SourceForm> form = nullptr;  // null: the bytes are the elements
+  // Rows of task vectors: the source is the base's with something added, so the row is what `form`
+  // adds (without one, 0), and no bytes are read.
+  bool from_base = false;
+
+  DType value_dtype() const { return form == nullptr ? dtype : form->dtype(); }
 };
 
 struct PlanTensor {
@@ -101,6 +108,7 @@ struct MemoryPlan {
   uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
   uint64_t solve_pool = 0;     // for tensors that are solved in memory, all threads together
+  uint64_t side_pool = 0;      // for side data (side_data.h), all threads together
 };
 
 class Plan {
@@ -110,7 +118,7 @@ class Plan {
   std::vector<std::string> origins;  // names of base and models, as TensorSource::origin counts
   std::vector<InputFile> inputs;
   std::vector<PlanTensor> tensors;  // sorted by name
-  std::vector<double> row_factors;  // per row: the weight that multiplies its task vector
+  std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
   std::string index;                // the root's index; empty with one file
@@ -163,8 +171,10 @@ bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor);
 // Memory that this takes: the bytes of all sources, partials, rows.
 uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
 
+class ModelInput;  // inputs.h
+
 // Steps of MakePlan; each is pure but for reading headers.
-absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
                           Diagnostics* diagnostics);  // match.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc

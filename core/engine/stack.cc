@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "core/engine/side_data.h"
 #include "core/math/kernels.h"
 
 namespace orthomerge {
@@ -14,18 +15,17 @@ constexpr size_t kAlignment = 64;
 
 size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-int64_t LoadRow(DType dtype, const char* from, float* to, int64_t n) {
-  return BestKernels().load(dtype, from, to, n);
-}
-int64_t LoadRow(DType dtype, const char* from, double* to, int64_t n) {
-  return LoadF64(dtype, from, to, n);
-}
-
 void SubtractRow(const float* a, const float* b, double factor, float* to, int64_t n) {
   BestKernels().subtract(a, b, static_cast<float>(factor), to, n);
 }
 void SubtractRow(const double* a, const double* b, double factor, double* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = (a[i] - b[i]) * factor;
+}
+
+template <class T>
+void ScaleRow(double factor, T* row, int64_t n) {
+  if (factor == 1) return;
+  for (int64_t i = 0; i < n; ++i) row[i] *= static_cast<T>(factor);
 }
 
 }  // namespace
@@ -54,6 +54,19 @@ void Stack::Release() {
 }
 
 template <class T>
+int64_t Stack::LoadRow(const PlanTensor& tensor, size_t source, const char* bytes, T* row) const {
+  const TensorSource& from = tensor.sources[source];
+  const int64_t n = region_.elements;
+  if (from.form == nullptr) {
+    if (!from.from_base) return LoadElements(from.dtype, bytes, row, n);
+    std::fill(row, row + n, T{0});
+    return 0;
+  }
+  const FormInput input{region_.offset, n, bytes, side_->of(source)};
+  return from.from_base ? from.form->LoadAdded(input, row) : from.form->Load(input, row);
+}
+
+template <class T>
 void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const char* const> bytes,
                     StackUse use, int64_t* nonfinite) {
   const int64_t n = region_.elements;
@@ -63,7 +76,7 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   const auto row = [&](size_t s) { return reinterpret_cast<T*>(memory + row_bytes_ * s); };
   bool finite = true;
   for (size_t s = 0; s < sources; ++s) {
-    const int64_t bad = LoadRow(tensor.sources[s].dtype, bytes[s], row(s), n);
+    const int64_t bad = LoadRow(tensor, s, bytes[s], row(s));
     if (plan.recipe.input_dtype.has_value()) RoundTo(*plan.recipe.input_dtype, row(s), n);
     if (bad > 0) finite = false;
     if (bad > 0 && nonfinite != nullptr) nonfinite[s] += bad;
@@ -82,8 +95,10 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   region_.base = tensor.base_source ? row(0) : nullptr;
   row_pointers_.clear();
   for (size_t s = first; s < sources; ++s) {
-    if (plan.method->wants_task_vectors() && tensor.base_source) {
-      SubtractRow(row(s), row(0), plan.row_factors[s - first], row(s), n);
+    if (tensor.sources[s].from_base) {
+      ScaleRow(plan.row_factors[tensor.sources[s].origin], row(s), n);
+    } else if (plan.method->wants_task_vectors() && tensor.base_source) {
+      SubtractRow(row(s), row(0), plan.row_factors[tensor.sources[s].origin], row(s), n);
     }
     if (!finite && use == StackUse::kReduce) {
       for (int64_t i = 0; i < n; ++i) row(s)[i] = region_.counts[i] != 0 ? row(s)[i] : T{0};
