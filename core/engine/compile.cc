@@ -166,9 +166,9 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     const bool plain = tensor.sources[0].form == nullptr;  // its bytes say it all
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
-      tensor.tensor.f64 =
-          std::any_of(tensor.sources.begin(), tensor.sources.end(),
-                      [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
+      tensor.tensor.f64 = std::any_of(
+          tensor.sources.begin(), tensor.sources.end(),
+          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
       computed.push_back(t);
     } else if (IsIntegral(tensor.sources[0].dtype)) {
       MakeCopy(&tensor, mergekit, "copied (integers)");

@@ -18,7 +18,7 @@ struct Opening {
   std::string field;
   SourceLocation location;
   std::shared_ptr<const Checkpoint> checkpoint = nullptr;
-  absl::Status status;
+  absl::Status status = absl::OkStatus();
   Diagnostics diagnostics = {};
   int first_file = -1;  // in Plan::inputs
 };
@@ -26,7 +26,7 @@ struct Opening {
 // What the recipe names as one input.
 struct Origin {
   std::string name;
-  size_t model = 0;                         // among the openings
+  size_t model = 0;  // among the openings
   std::optional<size_t> adapter = std::nullopt;
 };
 
@@ -98,10 +98,9 @@ class InputOpener {
         return absl::OkStatus();
       });
     };
-    const bool remote =
-        std::any_of(openings_.begin(), openings_.end(), [](const Opening& opening) {
-          return opening.uri.scheme != Uri::Scheme::kFile;
-        });
+    const bool remote = std::any_of(openings_.begin(), openings_.end(), [](const Opening& opening) {
+      return opening.uri.scheme != Uri::Scheme::kFile;
+    });
     if (remote && openings_.size() > 1) {
       IoPool pool(static_cast<int>(std::min(kOpenThreads, openings_.size())), "open");
       for (Opening& opening : openings_) pool.Submit([&open, &opening] { open(&opening); });
@@ -133,9 +132,9 @@ class InputOpener {
     Opening* model = &openings_[origin.model];
     Opening* adapter = origin.adapter.has_value() ? &openings_[*origin.adapter] : nullptr;
     if (adapter != nullptr && !adapter->checkpoint->adapter_config().has_value()) {
-      return MakeError(Reason::kInputNotFound,
-                       absl::StrCat(adapter->uri.ToString(),
-                                    ": no adapter: it has no adapter_config.json"));
+      return MakeError(
+          Reason::kInputNotFound,
+          absl::StrCat(adapter->uri.ToString(), ": no adapter: it has no adapter_config.json"));
     }
     if (model->checkpoint->adapter_config().has_value()) {
       const bool is_base = recipe_.base.has_value() && origins_.data() == &origin;

@@ -59,8 +59,8 @@ class ModelInput {
   std::vector<TensorChange> changes_;  // sorted by tensor
 };
 
-// Opens all inputs of the recipe by their headers; remote ones side by side. Fills plan->origins and
-// plan->inputs. All faults go to `diagnostics`, in the order of the recipe.
+// Opens all inputs of the recipe by their headers; remote ones side by side. Fills plan->origins
+// and plan->inputs. All faults go to `diagnostics`, in the order of the recipe.
 absl::StatusOr<std::vector<ModelInput>> OpenInputs(Storage& storage, const Recipe& recipe,
                                                    HeaderCache* header_cache,
                                                    const CallOptions& call, Plan* plan,

@@ -221,8 +221,7 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
     for (MemoryPlan choice : Choices(*plan, options)) {
       choice.threads = threads;
       // Threads that meet in one tensor share its side data; only one tensor at a time must fit.
-      choice.side_pool =
-          std::min(demand.all_side, demand.side * static_cast<uint64_t>(threads));
+      choice.side_pool = std::min(demand.all_side, demand.side * static_cast<uint64_t>(threads));
       fits = Peak(demand, choice) <= options.memory_budget;
       if (!fits) choice.side_pool = demand.side;
       fits = fits || Peak(demand, choice) <= options.memory_budget;

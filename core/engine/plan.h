@@ -22,10 +22,10 @@ namespace orthomerge {
 
 // Where one tensor of one input lies.
 struct TensorSource {
-  int file = 0;        // index into Plan::inputs
-  uint64_t begin = 0;  // byte in that file
-  DType dtype = DType::kF32;  // of the bytes
-  int origin = 0;             // index into Plan::origins
+  int file = 0;                                      // index into Plan::inputs
+  uint64_t begin = 0;                                // byte in that file
+  DType dtype = DType::kF32;                         // of the bytes
+  int origin = 0;                                    // index into Plan::origins
   std::shared_ptr<const SourceForm> form = nullptr;  // null: the bytes are the elements
   // Rows of task vectors: the source is the base's with something added, so the row is what `form`
   // adds (without one, 0), and no bytes are read.

@@ -33,7 +33,8 @@ uint64_t SideBytes(const PlanTensor& tensor) {
   for (const TensorSource& source : tensor.sources) {
     if (source.form == nullptr) continue;
     for (const SideTensor& side : source.form->side()) {
-      bytes += RoundUp(side.elements() * (tensor.tensor.f64 ? 8 : 4)) + RoundUp(side.stored_bytes());
+      bytes +=
+          RoundUp(side.elements() * (tensor.tensor.f64 ? 8 : 4)) + RoundUp(side.stored_bytes());
     }
   }
   return bytes;

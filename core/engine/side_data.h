@@ -8,7 +8,6 @@
 #include <unordered_map>
 #include <utility>
 
-
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "core/engine/plan.h"
@@ -58,8 +57,8 @@ class SideData {
   std::unique_ptr<IoPool> io_;  // null: inputs are local
   absl::Mutex mutex_;
   std::unordered_map<int, std::unique_ptr<Entry>> entries_ ABSL_GUARDED_BY(mutex_);  // by tensor
-  std::list<int> idle_ ABSL_GUARDED_BY(mutex_);    // entries that nobody holds, the oldest first
-  uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;      // bytes of the others
+  std::list<int> idle_ ABSL_GUARDED_BY(mutex_);   // entries that nobody holds, the oldest first
+  uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;     // bytes of the others
   uint64_t resting_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes of idle ones
 };
 

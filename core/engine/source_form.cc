@@ -154,8 +154,8 @@ class ReplacedRowsForm final : public FormWith<ReplacedRowsForm> {
     LoadBelow(input, row);
     const T* const rows = static_cast<const T*>(input.side[rows_]);
     ForEachRow(input, columns_, [&](int64_t i, int64_t column, int64_t offset, int64_t count) {
-      const auto place = std::lower_bound(places_.begin(), places_.end(),
-                                          std::make_pair(i, int64_t{0}));
+      const auto place =
+          std::lower_bound(places_.begin(), places_.end(), std::make_pair(i, int64_t{0}));
       if (place == places_.end() || place->first != i) return;
       const T* const from = rows + place->second * columns_ + column;
       std::copy(from, from + count, row + offset);

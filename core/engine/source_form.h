@@ -13,8 +13,8 @@
 
 namespace orthomerge {
 
-// A tensor that a form needs as a whole: a factor, the scales. It is read once for every tensor that
-// is at work (side_data.h) and becomes a matrix of the working dtype.
+// A tensor that a form needs as a whole: a factor, the scales. It is read once for every tensor
+// that is at work (side_data.h) and becomes a matrix of the working dtype.
 struct SideTensor {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
