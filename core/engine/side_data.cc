@@ -15,13 +15,21 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment 
 
 template <class T>
 void Convert(const SideTensor& side, const char* bytes, T* to) {
-  std::vector<double> row(static_cast<size_t>(side.columns));
+  const int64_t rows = side.transposed ? side.columns : side.rows;
+  const int64_t columns = side.transposed ? side.rows : side.columns;
+  const int64_t panel = side.panels ? kPanelColumns : columns;
+  const auto place = [&](int64_t row, int64_t column) -> T& {
+    const int64_t first = column / panel * panel;
+    return to[first * rows + row * std::min(panel, columns - first) + column - first];
+  };
+  std::vector<double> values(static_cast<size_t>(side.columns));
   const auto row_bytes = static_cast<uint64_t>(side.columns) * BitsOf(side.dtype) / 8;
-  const int64_t step = side.transposed ? side.rows : 1;
   for (int64_t i = 0; i < side.rows; ++i, bytes += row_bytes) {
-    LoadF64(side.dtype, bytes, row.data(), side.columns);
-    T* const out = side.transposed ? to + i : to + i * side.columns;
-    for (int64_t j = 0; j < side.columns; ++j) out[j * step] = static_cast<T>(row[j] * side.scale);
+    LoadF64(side.dtype, bytes, values.data(), side.columns);
+    for (int64_t j = 0; j < side.columns; ++j) {
+      T& value = side.transposed ? place(j, i) : place(i, j);
+      value = static_cast<T>(values[j] * side.scale);
+    }
   }
 }
 

@@ -96,7 +96,7 @@ class LowRankForm final : public SumWith<LowRankForm> {
         rank_(right.transposed ? right.columns : right.rows),
         columns_(right.transposed ? right.rows : right.columns),
         left_(AddSide(left)),
-        right_(AddSide(right)) {}
+        right_(AddSide(InPanels(right))) {}
 
   template <class T>
   void Add(const FormInput& input, const T* base, T* row) const {
@@ -104,13 +104,25 @@ class LowRankForm final : public SumWith<LowRankForm> {
     const T* const right = static_cast<const T*>(input.side[right_]);
     std::vector<const T*> rows(static_cast<size_t>(rank_));
     ForEachRow(input, columns_, [&](int64_t i, int64_t column, int64_t offset, int64_t count) {
-      for (int64_t r = 0; r < rank_; ++r) rows[r] = right + r * columns_ + column;
-      WeightedSum(base == nullptr ? nullptr : base + offset, rows.data(), left + i * rank_, rank_,
-                  row + offset, count);
+      for (int64_t done = 0; done < count;) {
+        const int64_t first = (column + done) / kPanelColumns * kPanelColumns;
+        const int64_t width = std::min(kPanelColumns, columns_ - first);
+        const int64_t within = column + done - first;
+        for (int64_t r = 0; r < rank_; ++r) rows[r] = right + first * rank_ + r * width + within;
+        const int64_t n = std::min(width - within, count - done);
+        const int64_t at = offset + done;
+        WeightedSum(base == nullptr ? nullptr : base + at, rows.data(), left + i * rank_, rank_,
+                    row + at, n);
+        done += n;
+      }
     });
   }
 
  private:
+  static SideTensor InPanels(SideTensor side) {
+    side.panels = true;
+    return side;
+  }
   std::string kind() const override { return "low rank"; }
 
   const int64_t rank_, columns_;

@@ -13,6 +13,10 @@
 
 namespace orthomerge {
 
+// A panel of a factor's columns stays in the cache while a row of the product is made, whatever the
+// factor's width.
+constexpr int64_t kPanelColumns = 256;
+
 // A tensor that a form needs as a whole: a factor, the scales. It is read once for every tensor
 // that is at work (side_data.h) and becomes a matrix of the working dtype.
 struct SideTensor {
@@ -22,6 +26,7 @@ struct SideTensor {
   int64_t rows = 0;  // as stored, row-major
   int64_t columns = 0;
   bool transposed = false;  // handed over as [columns, rows]
+  bool panels = false;      // and then in panels of kPanelColumns columns, one after the other
   double scale = 1;         // and times this, rounded once
 
   uint64_t stored_bytes() const { return elements() * static_cast<uint64_t>(BitsOf(dtype)) / 8; }
@@ -82,7 +87,7 @@ int64_t LoadElements(DType dtype, const char* bytes, double* row, int64_t count)
 
 // row[i, j] += sum over r of left[i, r] * right[r, j], products and sums in the working dtype, r in
 // order; nothing of it is ever stored as a whole. `left` is handed over as [rows, rank], `right` as
-// [rank, columns]. Elements of a row of the tensor are `columns`.
+// [rank, columns] (in panels; this sets it). Elements of a row of the tensor are `columns`.
 std::shared_ptr<const SourceForm> MakeLowRankForm(std::shared_ptr<const SourceForm> below,
                                                   DType stored, SideTensor left, SideTensor right);
 

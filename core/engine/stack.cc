@@ -1,5 +1,7 @@
 #include "core/engine/stack.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -12,6 +14,8 @@ namespace orthomerge {
 namespace {
 
 constexpr size_t kAlignment = 64;
+// malloc would keep larger blocks that come and go, in pieces that fit nobody.
+constexpr size_t kMapped = kMiB;
 
 size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -30,14 +34,27 @@ void ScaleRow(double factor, T* row, int64_t n) {
 
 }  // namespace
 
-void Scratch::Free::operator()(char* p) const { std::free(p); }
+void Scratch::Free::operator()(char* p) const {
+  if (mapped > 0) {
+    munmap(p, mapped);
+  } else {
+    std::free(p);
+  }
+}
 
 char* Scratch::Get(size_t bytes) {
   if (bytes > size_) {
     data_.reset();
     size_ = RoundUp(bytes);
-    data_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, size_)));
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (size_ >= kMapped) {
+      void* const p =
+          mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (p == MAP_FAILED) throw std::bad_alloc();
+      data_ = {static_cast<char*>(p), Free{size_}};
+    } else {
+      data_ = {static_cast<char*>(std::aligned_alloc(kAlignment, size_)), Free{0}};
+      if (data_ == nullptr) throw std::bad_alloc();
+    }
   }
   return data_.get();
 }

@@ -20,9 +20,10 @@ class Scratch {
 
  private:
   struct Free {
+    size_t mapped;  // bytes, where the memory is the system's and goes back to it
     void operator()(char* p) const;
   };
-  std::unique_ptr<char, Free> data_;
+  std::unique_ptr<char, Free> data_{nullptr, Free{0}};
   size_t size_ = 0;
 };
 
