@@ -47,13 +47,12 @@ TEST(ReconcileConfig, UntiesAWrittenHead) {
 }
 
 TEST(ReconcileConfig, SetsTheNumberOfLayers) {
-  const auto result = ReconcileConfig(
-      R"({"num_hidden_layers": 32, "text_config": {"n_layer": 8, "x": 8}, "hidden_size": 32})",
-      {.layers = 40});
-  ASSERT_THAT(result, IsOk());
-  EXPECT_EQ(
-      *result,
-      R"({"num_hidden_layers": 40, "text_config": {"n_layer": 40, "x": 8}, "hidden_size": 32})");
+  const std::string text =
+      R"({"num_hidden_layers": 32, "text_config": {"n_layer": 8, "x": 8}, "hidden_size": 32})";
+  const auto result = ReconcileConfig(text, {{}, false, 40});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(*result, R"({"num_hidden_layers": 40, "text_config": {"n_layer": 40, "x": 8}, )"
+                     R"("hidden_size": 32})");
 }
 
 TEST(ReconcileConfig, LooksIntoTheTextConfig) {
