@@ -88,6 +88,7 @@ std::string JobText(const v1::MergeJob& job) {
       {"State",
        absl::StrCat(StateName(job),
                     job.cancel_requested() && !IsFinal(job.state()) ? " (cancel requested)" : "")});
+  if (!job.blocked_reason().empty()) table.AddRow({"Blocked", job.blocked_reason()});
   if (!job.plan().method().empty()) table.AddRow({"Method", job.plan().method()});
   if (!OutputOf(job).empty()) table.AddRow({"Output", OutputOf(job)});
   if (job.spec().priority() != 0) table.AddRow({"Priority", absl::StrCat(job.spec().priority())});
@@ -118,7 +119,9 @@ std::string JobTable(const std::vector<v1::MergeJob>& jobs, absl::Time now) {
       {Align::kLeft, Align::kLeft, Align::kLeft, Align::kLeft, Align::kRight, Align::kLeft});
   table.AddRow({"JOB", "STATE", "METHOD", "PROGRESS", "AGE", "OUTPUT"});
   for (const v1::MergeJob& job : jobs) {
-    table.AddRow({JobId(job.name()), StateName(job), job.plan().method(), ProgressCell(job),
+    const std::string state =
+        absl::StrCat(StateName(job), job.blocked_reason().empty() ? "" : " (blocked)");
+    table.AddRow({JobId(job.name()), state, job.plan().method(), ProgressCell(job),
                   job.has_create_time() ? Age(now - TimeOf(job.create_time())) : "",
                   OutputOf(job)});
   }

@@ -46,6 +46,7 @@ void JobTracker::Take(const v1::MergeJobEvent& event) {
     case v1::MergeJobEvent::kStateChange:
       job_.set_state(event.state_change().state());
       job_.clear_error();
+      job_.clear_blocked_reason();
       if (event.state_change().has_error()) *job_.mutable_error() = event.state_change().error();
       if (event.state_change().has_result()) {
         *job_.mutable_result() = event.state_change().result();
@@ -82,6 +83,7 @@ void WatchDisplay::ShowState(const v1::MergeJob& job, int attempt) {
   if (job.state() == v1::MergeJob::STATE_QUEUED && job.has_error()) {
     absl::StrAppend(&text, " again: ", job.error().message());
   }
+  if (!job.blocked_reason().empty()) absl::StrAppend(&text, ", blocked: ", job.blocked_reason());
   if (text == last_state_) return;
   last_state_ = text;
   // The end is told by the command.

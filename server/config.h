@@ -59,6 +59,10 @@ struct ServerConfig {
     std::vector<S3ProfileConfig> s3;
     friend bool operator==(const Storage&, const Storage&) = default;
   } storage;
+  struct Inputs {
+    bool pickle = false;  // torch files (.bin, .pt, .pth)
+    friend bool operator==(const Inputs&, const Inputs&) = default;
+  } inputs;
   struct Jobs {
     std::string database;  // empty: jobs.db in data_dir
     int64_t max_queued = 100'000;
@@ -71,6 +75,7 @@ struct ServerConfig {
     std::vector<std::string> devices = {"auto"};
     uint64_t memory_budget = 2 * kGiB;
     int threads = 0;
+    absl::Duration hang_timeout = absl::Minutes(5);
     friend bool operator==(const Workers&, const Workers&) = default;
   } workers;
   struct Limits {

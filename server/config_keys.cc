@@ -384,6 +384,7 @@ std::vector<ConfigKey> MakeKeys() {
       Row(
           "storage.s3", [](auto& c) -> auto& { return c.storage.s3; }, ReadProfiles,
           ConfigKey::Kind::kProfiles),
+      BoolRow("inputs.pickle", [](auto& c) -> auto& { return c.inputs.pickle; }),
       PathRow("jobs.database", [](auto& c) -> auto& { return c.jobs.database; }),
       NumberRow(
           "jobs.max_queued", [](auto& c) -> auto& { return c.jobs.max_queued; }, 1, 10'000'000),
@@ -402,6 +403,9 @@ std::vector<ConfigKey> MakeKeys() {
           16 * kMiB, 1024 * 1024 * kGiB),
       NumberRow(
           "workers.threads", [](auto& c) -> auto& { return c.workers.threads; }, 0, 4096),
+      TimeRow(
+          "workers.hang_timeout", [](auto& c) -> auto& { return c.workers.hang_timeout; },
+          Seconds(1), Hours(24)),
       BytesRow(
           "limits.max_spec_bytes", [](auto& c) -> auto& { return c.limits.max_spec_bytes; },
           1 * kKiB, 900 * kKiB),

@@ -235,6 +235,7 @@ v1::MergeJob JobToProto(const Job& job) {
     *proto.mutable_error() = JobErrorToProto(*job.error, JobName(job.key));
     proto.set_retryable(job.error->retryable);
   }
+  proto.set_blocked_reason(ToUtf8(job.blocked));
   for (const JobAttempt& attempt : job.attempts) *proto.add_attempts() = AttemptToProto(attempt);
   *proto.mutable_plan() = PlanToProto(job.plan);
   proto.set_sequence(job.sequence);
@@ -296,7 +297,7 @@ v1::MergeJobProgress ProgressToProto(const JobProgress& progress) {
 v1::MergeJobEvent EventToProto(const JobKey& key, const WatchMessage& message) {
   v1::MergeJobEvent proto;
   proto.set_sequence(message.sequence);
-  proto.set_resume_token(MakeResumeToken(key, message.sequence));
+  proto.set_resume_token(MakeResumeToken(key, {message.sequence, message.created}));
   *proto.mutable_event_time() = TimeToProto(message.time);
   switch (message.kind) {
     case WatchMessage::Kind::kSnapshot:

@@ -2,6 +2,7 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -54,6 +55,12 @@ using CreationPtr = std::shared_ptr<Creation>;
 std::optional<JobPlan> MakeJobPlan(ServiceCore& core, const CallPtr& call,
                                    const v1::MergeJobSpec& spec, const std::string& field,
                                    const JobSpec& job, PlanDetails* details, CallError* error) {
+  // The engine knows what the machine has, the service what its workers run on.
+  const WorkerCapacity workers{core.parts.devices, std::numeric_limits<uint64_t>::max()};
+  if (const std::string why = WhyBlocked(workers, job.device, 0); !why.empty()) {
+    *error = InvalidRequest({{absl::StrCat(field, ".device"), Reason::kUnsupported, why}});
+    return std::nullopt;
+  }
   Diagnostics diagnostics;
   absl::StatusOr<JobPlan> plan =
       core.parts.executor->Plan(job, call->options(), &diagnostics, details);

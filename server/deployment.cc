@@ -137,7 +137,11 @@ struct Deployment::Parts {
 };
 
 Deployment::Deployment() : parts_(std::make_unique<Parts>()) {}
-Deployment::~Deployment() = default;
+
+Deployment::~Deployment() {
+  // Before the parts that its threads talk to.
+  if (parts_->pool != nullptr) parts_->pool->Drain(absl::ZeroDuration());
+}
 
 absl::StatusOr<std::unique_ptr<Deployment>> Deployment::Start(const ServerConfig& config) {
   std::unique_ptr<Deployment> deployment(new Deployment);
@@ -173,7 +177,8 @@ absl::Status Deployment::Build(const ServerConfig& config) {
       parts.storage.get(),
       MergeExecutorOptions{.default_memory_budget = config.workers.memory_budget,
                            .host_memory_budget = config.workers.memory_budget,
-                           .max_models = static_cast<size_t>(config.limits.max_models)});
+                           .max_models = static_cast<size_t>(config.limits.max_models),
+                           .allow_pickle = config.inputs.pickle});
   EventHubOptions hub_options;
   hub_options.max_age = config.limits.stream_age;
   hub_options.max_watchers = config.limits.max_watchers;
@@ -188,6 +193,8 @@ absl::Status Deployment::Build(const ServerConfig& config) {
   pool_options.lease = config.jobs.lease;
   pool_options.renew = config.jobs.lease / 3;
   pool_options.assume_lost = config.jobs.lease * 2 / 3;
+  pool_options.hang = config.workers.hang_timeout;
+  pool_options.on_hung = [&parts](bool hung) { parts.server->SetAlive(!hung); };
   pool_options.retry_backoff = config.jobs.retry_backoff;
   pool_options.reap_policy = {config.jobs.max_worker_losses, config.jobs.retry_backoff};
   parts.pool = std::make_unique<WorkerPool>(parts.store.get(), parts.executor.get(),
@@ -200,6 +207,15 @@ absl::Status Deployment::Build(const ServerConfig& config) {
   parts.store->SetFinishedListener([&parts](const Job& job) { CountFinished(parts.metrics, job); });
   ASSIGN_OR_RETURN(const int resumed, parts.store->ReapAll(pool_options.reap_policy));
   if (resumed > 0) ORTHOMERGE_LOG(kInfo, "jobs of an earlier process go on").With("jobs", resumed);
+
+  ASSIGN_OR_RETURN(const int blocked,
+                   parts.store->MarkBlocked({parts.devices, pool_options.host_memory_budget}));
+  if (blocked > 0) {
+    ORTHOMERGE_LOG(kWarning,
+                   "queued jobs want a device or memory that this server lacks; they wait for one "
+                   "that has it, or for a cancel")
+        .With("jobs", blocked);
+  }
 
   ServiceParts service_parts;
   service_parts.store = parts.store.get();

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "server/resource_name.h"
 #include "server/utf8_text.h"
 
@@ -118,6 +119,9 @@ bool IsOfRequest(grpc::StatusCode code) {
 
 std::string RequestField(const Diagnostic& diagnostic, const std::string& spec_field,
                          const v1::MergeJobSpec& spec) {
+  if (diagnostic.reason == Reason::kBudgetTooSmall) {
+    return absl::StrCat(spec_field, ".memory_budget");
+  }
   if (spec.has_recipe()) {
     const std::string field = TypedField(diagnostic.field);
     return absl::StrCat(spec_field, ".recipe", field.empty() ? "" : ".", field);
@@ -296,6 +300,10 @@ std::string PublicMessage(Reason reason, const std::string& message) {
     case Reason::kCredentialsRejected:
       told = "the storage refuses the server's credentials; ask its operator";
       break;
+    case Reason::kBudgetTooSmall:
+    case Reason::kOutOfMemory:
+      // The engine speaks of the option of one-shot runs.
+      return absl::StrReplaceAll(message, {{"--memory-budget", "memory_budget"}});
     default:
       return message;
   }

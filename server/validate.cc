@@ -211,6 +211,7 @@ Violations Validate(const v1::CreateMergeJobRequest& request, const ServiceLimit
     Add("request_id", Reason::kUsage, "a UUID, such as 123e4567-e89b-42d3-a456-426614174000",
         &violations);
   }
+  FindUnknown(request.merge_job(), "merge_job", /*deep=*/false, &violations);
   ValidateSpec(request.merge_job().has_spec(), request.merge_job().spec(), "merge_job.spec", limits,
                &violations);
   ValidateLabels(request.merge_job().labels(), "merge_job.labels", &violations);

@@ -61,10 +61,12 @@ class WatchRegistry {
   std::thread sweeper_;
 };
 
-// A stream for gRPC, which deletes it when the call is over. `registry` must outlive it.
+// A stream for gRPC, which deletes it when the call is over. `registry` must outlive it. See
+// EventHub::Subscribe.
 WatchReactor* StartWatch(WatchRegistry& registry, grpc::CallbackServerContext* context,
                          const Principal& principal, const JobKey& key,
-                         std::optional<int64_t> after_sequence, absl::Duration min_interval);
+                         std::optional<int64_t> after_sequence, std::optional<absl::Time> created,
+                         absl::Duration min_interval);
 // A stream that fails at once.
 WatchReactor* RefuseWatch(grpc::CallbackServerContext* context, const Principal& principal,
                           const CallError& error);

@@ -65,11 +65,12 @@ const char* CloseReason(const WatchMessage& last) {
 
 WatchReactor* StartWatch(WatchRegistry& registry, grpc::CallbackServerContext* context,
                          const Principal& principal, const JobKey& key,
-                         std::optional<int64_t> after_sequence, absl::Duration min_interval) {
+                         std::optional<int64_t> after_sequence, std::optional<absl::Time> created,
+                         absl::Duration min_interval) {
   auto* reactor = new StreamReactor();
   auto stream = std::make_shared<WatchStream>(registry, context, reactor, principal, key);
   reactor->set_stream(stream);
-  stream->Start(after_sequence, min_interval);
+  stream->Start(after_sequence, created, min_interval);
   return reactor;
 }
 
@@ -84,10 +85,11 @@ WatchStream::WatchStream(WatchRegistry& registry, grpc::CallbackServerContext* c
                          WatchReactor* reactor, const Principal& principal, const JobKey& key)
     : registry_(registry), context_(context), reactor_(reactor), principal_(principal), key_(key) {}
 
-void WatchStream::Start(std::optional<int64_t> after_sequence, absl::Duration min_interval) {
-  const auto subscribe = [self = shared_from_this(), after_sequence, min_interval] {
-    self->subscription_ = self->registry_.hub().Subscribe(self->key_, after_sequence, min_interval,
-                                                          [self] { self->Notify(kWake); });
+void WatchStream::Start(std::optional<int64_t> after_sequence, std::optional<absl::Time> created,
+                        absl::Duration min_interval) {
+  const auto subscribe = [self = shared_from_this(), after_sequence, created, min_interval] {
+    self->subscription_ = self->registry_.hub().Subscribe(
+        self->key_, after_sequence, min_interval, [self] { self->Notify(kWake); }, created);
     self->Notify(kSubscribed);
   };
   if (registry_.pool().TrySubmit(subscribe)) return;

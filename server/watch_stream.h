@@ -27,7 +27,8 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
   WatchStream(WatchRegistry& registry, grpc::CallbackServerContext* context, WatchReactor* reactor,
               const Principal& principal, const JobKey& key);
 
-  void Start(std::optional<int64_t> after_sequence, absl::Duration min_interval);
+  void Start(std::optional<int64_t> after_sequence, std::optional<absl::Time> created,
+             absl::Duration min_interval);
   void Notify(Signal signal);
 
  private:

@@ -12,16 +12,21 @@
 #include "core/checkpoint/header_reader.h"
 #include "core/checkpoint/json_events.h"
 #include "core/checkpoint/shard_index.h"
+#include "core/checkpoint/torch_file.h"
 
 namespace orthomerge {
 namespace {
 
 constexpr absl::string_view kModelName = "model.safetensors";
+constexpr absl::string_view kTorchModelName = "pytorch_model.bin";
 constexpr absl::string_view kIndexName = "model.safetensors.index.json";
 constexpr absl::string_view kIndexSuffix = ".safetensors.index.json";
+constexpr absl::string_view kTorchIndexSuffix = ".bin.index.json";
 constexpr absl::string_view kSuffix = ".safetensors";
+constexpr absl::string_view kTorchSuffix = ".bin";
 constexpr absl::string_view kConfigName = "config.json";
 constexpr absl::string_view kAdapterName = "adapter_model.safetensors";
+constexpr absl::string_view kTorchAdapterName = "adapter_model.bin";
 constexpr absl::string_view kAdapterConfigName = "adapter_config.json";
 constexpr uint64_t kMaxText = 64 * kMiB;
 constexpr uint64_t kMaxAdapterConfig = kMiB;
@@ -32,17 +37,21 @@ bool EndsInAny(absl::string_view name, std::initializer_list<absl::string_view> 
 }
 
 bool IsForeignModel(absl::string_view name) {
-  return EndsInAny(name, {".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack",
-                          ".h5", ".onnx"}) &&
-         !absl::StartsWith(name, "training_args") && !absl::StartsWith(name, "optimizer") &&
-         !absl::StartsWith(name, "scheduler") && !absl::StartsWith(name, "rng_state");
+  return EndsInAny(name, {".ckpt", ".gguf", ".msgpack", ".h5", ".onnx"});
+}
+
+// A torch file that may be a model, and not what a trainer left beside it.
+bool IsTorchModel(absl::string_view name) {
+  return IsTorchName(name) && !absl::StartsWith(name, "training_args") &&
+         !absl::StartsWith(name, "optimizer") && !absl::StartsWith(name, "scheduler") &&
+         !absl::StartsWith(name, "rng_state");
 }
 
 absl::Status Foreign(const Uri& uri) {
   return MakeError(Reason::kUnsupported,
                    absl::StrCat(uri.ToString(),
-                                ": not a safetensors file, and other formats are "
-                                "not read; convert it to safetensors first"));
+                                ": neither a safetensors nor a torch file, and "
+                                "other formats are not read; convert it to safetensors first"));
 }
 
 // What `uri` is, and for a folder the names in it.
@@ -60,7 +69,8 @@ absl::StatusOr<Place> Locate(ObjectStore& store, const Uri& uri, const CallOptio
     ASSIGN_OR_RETURN(std::vector<std::string> names, store.ListNames(uri, "", options));
     return Place{.is_folder = !names.empty(), .names = std::move(names)};
   };
-  const bool like_file = EndsInAny(uri.key, {kSuffix, ".json"}) || IsForeignModel(uri.Name());
+  const bool like_file = EndsInAny(uri.key, {kSuffix, ".json"}) || IsTorchName(uri.Name()) ||
+                         IsForeignModel(uri.Name());
   if (s3 && !like_file) {
     ASSIGN_OR_RETURN(Place place, list());
     if (place.is_folder) return place;
@@ -94,40 +104,50 @@ std::string FirstNames(const std::vector<std::string>& names) {
       names.size() > kMost ? absl::StrCat(" and ", names.size() - kMost, " more") : "");
 }
 
-// The file of a folder to open: an index or a safetensors file.
+// The file of a folder to open: an index or a file of weights, safetensors before torch.
 absl::StatusOr<std::string> ChooseFile(const Uri& folder, const std::vector<std::string>& names) {
   const auto has = [&](absl::string_view name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
   if (has(kAdapterConfigName)) {
     if (has(kAdapterName)) return std::string(kAdapterName);
-    return MakeError(has("adapter_model.bin") ? Reason::kUnsupported : Reason::kInputNotFound,
-                     absl::StrCat(folder.ToString(), ": an adapter (it has ", kAdapterConfigName,
-                                  ") without ", kAdapterName, "; found ", FirstNames(names)));
+    if (has(kTorchAdapterName)) return std::string(kTorchAdapterName);
+    return MakeError(
+        Reason::kInputNotFound,
+        absl::StrCat(folder.ToString(), ": an adapter (it has ", kAdapterConfigName, ") without ",
+                     kAdapterName, " or ", kTorchAdapterName, "; found ", FirstNames(names)));
   }
   if (has(kIndexName)) return std::string(kIndexName);
   if (has(kModelName)) return std::string(kModelName);
-  std::vector<std::string> indexes, files, foreign;
+  std::vector<std::string> indexes, files, torch_indexes, torch_files, foreign;
   for (const std::string& name : names) {
     if (absl::StartsWith(name, ".")) continue;
     if (absl::EndsWith(name, kIndexSuffix)) indexes.push_back(name);
     if (absl::EndsWith(name, kSuffix)) files.push_back(name);
+    if (absl::EndsWith(name, kTorchIndexSuffix)) torch_indexes.push_back(name);
+    if (IsTorchModel(name)) torch_files.push_back(name);
     if (IsForeignModel(name)) foreign.push_back(name);
   }
   if (indexes.size() == 1) return indexes[0];
   if (indexes.empty() && files.size() == 1) return files[0];
-  if (files.empty() && !foreign.empty()) {
+  if (indexes.empty() && files.empty()) {
+    if (torch_indexes.size() == 1) return torch_indexes[0];
+    if (has(kTorchModelName)) return std::string(kTorchModelName);
+    if (torch_indexes.empty() && torch_files.size() == 1) return torch_files[0];
+  }
+  if (files.empty() && torch_files.empty() && !foreign.empty()) {
     return MakeError(
         Reason::kUnsupported,
-        absl::StrCat(folder.ToString(), ": only safetensors files are read, and here is ",
+        absl::StrCat(folder.ToString(), ": only safetensors and torch files are read, and here is ",
                      FirstNames(foreign), "; convert the model to safetensors first"));
   }
-  return MakeError(
-      Reason::kInputNotFound,
-      absl::StrCat(
-          "no checkpoint in ", folder.ToString(), ": looked for ", kIndexName, ", ", kModelName,
-          " or a single ", kSuffix, " file; found ", FirstNames(names),
-          files.size() > 1 ? "; is the index missing? a single file can be named directly" : ""));
+  return MakeError(Reason::kInputNotFound,
+                   absl::StrCat("no checkpoint in ", folder.ToString(), ": looked for ", kIndexName,
+                                ", ", kModelName, " or a single ", kSuffix, " file, then for ",
+                                kTorchModelName, " and its index; found ", FirstNames(names),
+                                files.size() > 1 || torch_files.size() > 1
+                                    ? "; is the index missing? a single file can be named directly"
+                                    : ""));
 }
 
 struct Contents {
@@ -136,8 +156,8 @@ struct Contents {
 };
 
 absl::StatusOr<Contents> OpenFile(ObjectStore& store, const Uri& uri, const CallOptions& options,
-                                  HeaderCache* cache) {
-  ASSIGN_OR_RETURN(FileHeader header, ReadHeader(store, uri, options, cache));
+                                  const OpenOptions& open) {
+  ASSIGN_OR_RETURN(FileHeader header, ReadHeader(store, uri, options, open));
   Contents contents;
   contents.files.push_back(std::move(header.file));
   contents.tensors = std::move(header.tensors);
@@ -211,9 +231,10 @@ std::vector<TensorInfo> TakeListed(const ShardIndex& index, std::vector<FileHead
 }
 
 absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const CallOptions& options,
-                                   Diagnostics* diagnostics, HeaderCache* cache) {
+                                   Diagnostics* diagnostics, const OpenOptions& open) {
   ASSIGN_OR_RETURN(const std::string text, ReadObject(store, uri, kMaxText, options));
-  const absl::StatusOr<ShardIndex> index = ParseShardIndex(text);
+  const absl::StatusOr<ShardIndex> index =
+      ParseShardIndex(text, absl::EndsWith(uri.key, kTorchIndexSuffix) ? kTorchSuffix : kSuffix);
   if (!index.ok()) {
     const absl::Status foreign = RecogniseForeignFile(text);
     return foreign.ok() ? Annotate(index.status(), uri.ToString())
@@ -221,7 +242,7 @@ absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const Cal
   }
   std::vector<Uri> uris;
   for (const std::string& shard : index->shards) uris.push_back(uri.Sibling(shard));
-  absl::StatusOr<std::vector<FileHeader>> shards = ReadHeaders(store, uris, options, cache);
+  absl::StatusOr<std::vector<FileHeader>> shards = ReadHeaders(store, uris, options, open);
   if (!shards.ok()) {
     if (ReasonOf(shards.status()) != Reason::kInputNotFound) return shards.status();
     return MakeError(Reason::kShardMissing,
@@ -240,7 +261,7 @@ absl::StatusOr<Contents> OpenIndex(ObjectStore& store, const Uri& uri, const Cal
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
                                             const CallOptions& options, Diagnostics* diagnostics,
-                                            HeaderCache* cache) {
+                                            const OpenOptions& open) {
   ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(uri, StorageAccess::kRead));
   ASSIGN_OR_RETURN(const Place place, Locate(*store, uri, options));
   Checkpoint checkpoint;
@@ -252,11 +273,10 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
   }
   checkpoint.folder_ = place.is_folder ? uri : uri.Parent();
   const bool is_index = absl::EndsWith(file.key, ".json");
-  if (!absl::EndsWith(file.key, kSuffix) && IsForeignModel(file.Name())) return Foreign(file);
+  if (IsForeignModel(file.Name())) return Foreign(file);
 
-  ASSIGN_OR_RETURN(Contents contents, is_index
-                                          ? OpenIndex(*store, file, options, diagnostics, cache)
-                                          : OpenFile(*store, file, options, cache));
+  ASSIGN_OR_RETURN(Contents contents, is_index ? OpenIndex(*store, file, options, diagnostics, open)
+                                               : OpenFile(*store, file, options, open));
   if (contents.tensors.empty()) {
     return MakeError(Reason::kInputCorrupt, absl::StrCat(file.ToString(), ": holds no tensors"));
   }
@@ -271,12 +291,13 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
     if (ReasonOf(text.status()) == Reason::kInputNotFound) return std::nullopt;
     return text.status();
   };
-  if (file.Name() == kAdapterName) {
+  if (file.Name() == kAdapterName || file.Name() == kTorchAdapterName) {
     ASSIGN_OR_RETURN(checkpoint.adapter_config_, read_text(kAdapterConfigName, kMaxAdapterConfig));
     if (checkpoint.adapter_config_.has_value()) return checkpoint;
   }
-  const bool lone_file = !place.is_folder && !is_index && file.Name() != kModelName;
-  if (!lone_file) {
+  checkpoint.lone_file_ =
+      !place.is_folder && !is_index && file.Name() != kModelName && file.Name() != kTorchModelName;
+  if (!checkpoint.lone_file_) {
     ASSIGN_OR_RETURN(checkpoint.config_, read_text(kConfigName, kMaxText));
   }
   return checkpoint;

@@ -23,20 +23,27 @@ struct InputFile {
 
 class HeaderCache;  // header_cache.h
 
+struct OpenOptions {
+  HeaderCache* header_cache = nullptr;  // spares reading known headers again; not owned
+  // Torch files (pickles) are read. Nothing in them is ever executed, but a server does without.
+  bool allow_pickle = false;
+};
+
 class Checkpoint {
  public:
   // Opens a folder in Hugging Face layout (an index before model.safetensors, or the folder's only
-  // .safetensors file), one .safetensors file, or an index file. Headers of shards are read in
-  // parallel. Harmless findings (tensors that the index does not list) go to `diagnostics`, which
-  // may be null, as warnings. A folder or index has the config.json beside it; a file that is named
-  // directly only if it is a model.safetensors, since it may lie among files of other models.
-  // A folder with adapter_config.json is an adapter, whose tensors are those of its
-  // adapter_model.safetensors. Errors: kInputNotFound (says what was looked for), kShardMissing,
-  // kInputCorrupt (file, tensor, fault), kUnsupported for what is recognised but not read yet
-  // (pickles). `cache` may be null; with it, headers of versions that it knows are not read again.
+  // .safetensors file; without any, the same of pytorch_model.bin), one .safetensors, .bin, .pt or
+  // .pth file, or an index file. Headers of shards are read in parallel. Harmless findings (tensors
+  // that the index does not list) go to `diagnostics`, which may be null, as warnings. A folder or
+  // index has the config.json beside it; a file that is named directly only if it is a
+  // model.safetensors or pytorch_model.bin, since it may lie among files of other models. A folder
+  // with adapter_config.json is an adapter, whose tensors are those of its adapter_model file.
+  // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt (file, tensor,
+  // fault), kUnsupported for what is recognised but not read (other formats, pickles where `open`
+  // does not allow them).
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
                                          const CallOptions& options, Diagnostics* diagnostics,
-                                         HeaderCache* cache = nullptr);
+                                         const OpenOptions& open = {});
 
   const Uri& uri() const { return uri_; }        // as given
   const Uri& folder() const { return folder_; }  // where config.json and its like are looked for
@@ -48,6 +55,8 @@ class Checkpoint {
   // The text of adapter_config.json: then this is no model but an adapter (adapter.h).
   const std::optional<std::string>& adapter_config() const { return adapter_config_; }
   uint64_t total_bytes() const;
+  // A file that was named directly, under a name that does not say that its folder is one model.
+  bool is_lone_file() const { return lone_file_; }
 
   // The tensor that stands in for `name` where config.json ties the head to the embedding
   // (tie_word_embeddings true, also inside text_config): the only embedding of this checkpoint.
@@ -59,6 +68,7 @@ class Checkpoint {
   std::vector<InputFile> files_;
   std::vector<TensorInfo> tensors_;
   std::optional<std::string> config_, adapter_config_;
+  bool lone_file_ = false;
 };
 
 // "lm_head.weight" and its kin: an output projection that may be tied to the embedding.
@@ -72,18 +82,24 @@ struct Sidecar {
   InputFile file;
 };
 
-// The sidecars of `checkpoint`, sorted by name, config.json not among them; none for a file that is
-// named directly and is no model.safetensors. At most 64 MiB each; larger ones are an error
-// kInputCorrupt.
+// The sidecars of `checkpoint`, sorted by name, config.json not among them; none for a lone file.
+// At most 64 MiB each; larger ones are an error kInputCorrupt.
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options);
 
+// What a merged model's config.json says otherwise than its donor's.
+struct ConfigChanges {
+  std::optional<DType> dtype;     // of the weights, where one was asked for
+  bool head_written = false;      // there is a separate head
+  std::optional<int64_t> layers;  // where slices decided their number
+};
+
 // config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
-// it has; torch_dtype if neither) set where `dtype` is given, and tie_word_embeddings set to false
-// where it is true but a separate head is written; the same keys inside text_config too, where they
-// are. Every other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is
-// no JSON object.
-absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::optional<DType> dtype,
-                                            bool head_written);
+// it has; torch_dtype if neither) and its number of layers (num_hidden_layers, num_layers, n_layer,
+// n_layers, where they are) set as `changes` says, and tie_word_embeddings set to false where it is
+// true but a separate head is written; the same keys inside text_config too, where they are. Every
+// other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON
+// object.
+absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
 
 }  // namespace orthomerge

@@ -47,6 +47,10 @@ bool TiesHead(absl::string_view config) {
   return here || below;
 }
 
+bool IsLayerCount(absl::string_view key) {
+  return key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" || key == "n_layers";
+}
+
 struct Edit {
   size_t begin = 0, end = 0;
   std::string text;
@@ -54,7 +58,8 @@ struct Edit {
 
 // The edits of one object, whose text begins at `offset`; says whether it has a dtype key.
 bool EditObject(absl::string_view text, const std::vector<JsonMember>& members, size_t offset,
-                std::optional<DType> dtype, bool head_written, std::vector<Edit>* edits) {
+                const ConfigChanges& changes, std::vector<Edit>* edits) {
+  const std::optional<DType> dtype = changes.dtype;
   bool has_dtype = false;
   for (const JsonMember& member : members) {
     const absl::string_view value = ValueOf(text, member);
@@ -68,8 +73,10 @@ bool EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
       const std::optional<DType> old =
           quoted ? DTypeFromText(value.substr(1, value.size() - 2)) : std::nullopt;
       if (old != dtype) replace(absl::StrCat("\"", TextOf(*dtype), "\""));
-    } else if (member.key == kTie && head_written && value == "true") {
+    } else if (member.key == kTie && changes.head_written && value == "true") {
       replace("false");
+    } else if (changes.layers.has_value() && IsLayerCount(member.key)) {
+      replace(absl::StrCat(*changes.layers));
     }
   }
   return has_dtype;
@@ -122,19 +129,20 @@ const TensorInfo* Checkpoint::TiedStandIn(absl::string_view name) const {
   return embedding;
 }
 
-absl::StatusOr<std::string> ReconcileConfig(const std::string& text, std::optional<DType> dtype,
-                                            bool head_written) {
+absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes) {
   absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(text);
   if (!members.ok()) return Annotate(members.status(), "config.json");
   std::vector<Edit> edits;
-  const bool has_dtype = EditObject(text, *members, 0, dtype, head_written, &edits);
+  const bool has_dtype = EditObject(text, *members, 0, changes, &edits);
   for (const JsonMember& member : *members) {
     const absl::string_view value = ValueOf(text, member);
     if (member.key != kTextConfig || !absl::StartsWith(value, "{")) continue;
     ASSIGN_OR_RETURN(const std::vector<JsonMember> inner, JsonMembers(value));
-    EditObject(value, inner, member.value_begin, dtype, head_written, &edits);
+    EditObject(value, inner, member.value_begin, changes, &edits);
   }
-  if (dtype.has_value() && !has_dtype) edits.push_back(AddDtype(text, *members, *dtype));
+  if (changes.dtype.has_value() && !has_dtype) {
+    edits.push_back(AddDtype(text, *members, *changes.dtype));
+  }
   std::sort(edits.begin(), edits.end(),
             [](const Edit& a, const Edit& b) { return a.begin < b.begin; });
   std::string result;

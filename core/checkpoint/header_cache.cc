@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/strided_view.h"
 
 namespace orthomerge {
 namespace {
@@ -20,6 +21,9 @@ uint64_t BytesOf(const std::vector<TensorInfo>& tensors) {
   uint64_t bytes = tensors.capacity() * sizeof(TensorInfo);
   for (const TensorInfo& tensor : tensors) {
     bytes += tensor.name.capacity() + 1 + tensor.shape.capacity() * sizeof(int64_t);
+    if (tensor.view != nullptr) {
+      bytes += sizeof(StridedView) + 2 * tensor.view->shape.capacity() * sizeof(uint64_t);
+    }
   }
   return bytes;
 }

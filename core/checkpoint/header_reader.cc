@@ -1,13 +1,7 @@
 #include "core/checkpoint/header_reader.h"
 
-#include <pthread.h>
-
 #include <algorithm>
-#include <atomic>
-#include <exception>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -18,6 +12,8 @@
 #include "core/base/bytes.h"
 #include "core/base/status.h"
 #include "core/checkpoint/header_cache.h"
+#include "core/checkpoint/parallel_reads.h"
+#include "core/checkpoint/torch_file.h"
 
 namespace orthomerge {
 namespace {
@@ -51,16 +47,13 @@ absl::StatusOr<std::vector<TensorInfo>> ReadTensors(ObjectStore& store, const In
   return ParseSafetensorsHeader(absl::string_view(head).substr(kLengthBytes, *length), file.size);
 }
 
-bool IsFaultOfFile(const absl::Status& status) {
-  switch (ReasonOf(status)) {
-    case Reason::kInputCorrupt:
-    case Reason::kInputNotFound:
-    case Reason::kInputChanged:
-    case Reason::kUnsupported:
-      return true;
-    default:
-      return false;
-  }
+absl::StatusOr<std::vector<TensorInfo>> ReadTorchTensors(ObjectStore& store, const InputFile& file,
+                                                         const CallOptions& options) {
+  return ReadTorchFile(
+      [&](uint64_t offset, absl::Span<char> out) {
+        return store.Read(file.uri, offset, out, file.etag, options);
+      },
+      file.size);
 }
 
 }  // namespace
@@ -98,20 +91,31 @@ absl::Status RecogniseForeignFile(absl::string_view head) {
 }
 
 absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
-                                      const CallOptions& options, HeaderCache* cache) {
+                                      const CallOptions& options, const OpenOptions& open) {
+  const bool torch = IsTorchName(uri.Name());
+  // Before the cache, which may know the file from someone who may read it.
+  if (torch && !open.allow_pickle) {
+    return MakeError(Reason::kUnsupported,
+                     absl::StrCat(uri.ToString(),
+                                  ": a torch checkpoint (pickle), and reading these is switched "
+                                  "off here: set inputs.pickle to true in the server's "
+                                  "configuration, or convert it to safetensors first"));
+  }
   ASSIGN_OR_RETURN(const ObjectInfo info, store.Stat(uri, options));
   if (info.is_directory) {
     return MakeError(Reason::kInputCorrupt,
                      absl::StrCat(uri.ToString(), ": a folder where a file is expected"));
   }
   FileHeader header{.file = {uri, info.size, info.etag}, .tensors = {}};
-  if (cache != nullptr) {
-    if (const HeaderCache::Tensors known = cache->Find(header.file)) {
+  if (open.header_cache != nullptr) {
+    if (const HeaderCache::Tensors known = open.header_cache->Find(header.file)) {
       header.tensors = *known;
       return header;
     }
   }
-  absl::StatusOr<std::vector<TensorInfo>> tensors = ReadTensors(store, header.file, options);
+  absl::StatusOr<std::vector<TensorInfo>> tensors =
+      torch ? ReadTorchTensors(store, header.file, options)
+            : ReadTensors(store, header.file, options);
   if (!tensors.ok()) {
     // The store's own errors name the object already.
     return absl::StrContains(tensors.status().message(), uri.ToString())
@@ -119,8 +123,9 @@ absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
                : Annotate(tensors.status(), uri.ToString());
   }
   header.tensors = *std::move(tensors);
-  if (cache != nullptr) {
-    cache->Insert(header.file, std::make_shared<const std::vector<TensorInfo>>(header.tensors));
+  if (open.header_cache != nullptr) {
+    open.header_cache->Insert(header.file,
+                              std::make_shared<const std::vector<TensorInfo>>(header.tensors));
   }
   return header;
 }
@@ -128,39 +133,12 @@ absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
 absl::StatusOr<std::vector<FileHeader>> ReadHeaders(ObjectStore& store,
                                                     const std::vector<Uri>& uris,
                                                     const CallOptions& options,
-                                                    HeaderCache* cache) {
+                                                    const OpenOptions& open) {
   std::vector<FileHeader> headers(uris.size());
-  std::vector<absl::Status> faults(uris.size());  // OK too where another error ended the reading
-  std::atomic<size_t> next{0};
-  std::atomic<bool> stop{false};
-  const auto read = [&](size_t i) -> absl::Status {
-    try {
-      ASSIGN_OR_RETURN(headers[i], ReadHeader(store, uris[i], options, cache));
-      return absl::OkStatus();
-    } catch (const std::exception& error) {  // out of memory
-      return MakeError(Reason::kInternal, absl::StrCat(uris[i].ToString(), ": ", error.what()));
-    }
-  };
-  const auto work = [&] {
-    for (size_t i = next++; i < uris.size() && !stop; i = next++) {
-      faults[i] = read(i);
-      if (!faults[i].ok() && !IsFaultOfFile(faults[i])) stop = true;
-    }
-  };
-  std::vector<std::thread> threads;
-  while (threads.size() + 1 < std::min(kThreads, uris.size())) {
-    try {
-      threads.emplace_back([&work] {
-        pthread_setname_np(pthread_self(), "header-reader");
-        work();
-      });
-    } catch (const std::system_error&) {
-      break;  // fewer threads do the same work
-    }
-  }
-  work();
-  for (std::thread& thread : threads) thread.join();
-  for (const absl::Status& fault : faults) RETURN_IF_ERROR(fault);
+  RETURN_IF_ERROR(ReadInParallel(uris.size(), kThreads, [&](size_t i) -> absl::Status {
+    ASSIGN_OR_RETURN(headers[i], ReadHeader(store, uris[i], options, open));
+    return absl::OkStatus();
+  }));
   return headers;
 }
 

@@ -1,4 +1,4 @@
-// Reads the headers of safetensors files, of several at once.
+// Reads the headers of safetensors and torch files, of several at once.
 #pragma once
 
 #include <vector>
@@ -19,16 +19,17 @@ struct FileHeader {
 // of Git LFS ... kUnsupported or kInputCorrupt; OK where they say nothing.
 absl::Status RecogniseForeignFile(absl::string_view head);
 
-// One Stat, then one read of the file's first bytes and one more where the header is longer than
-// that; no read where `cache` (may be null) knows the version that Stat saw. That version is
-// pinned. Errors name the file.
+// One Stat, then of a safetensors file one read of the first bytes and one more where the header is
+// longer than that, of a torch file (by its name) those of ReadTorchFile; no read where the cache
+// knows the version that Stat saw. That version is pinned. Errors name the file.
 absl::StatusOr<FileHeader> ReadHeader(ObjectStore& store, const Uri& uri,
-                                      const CallOptions& options, HeaderCache* cache);
+                                      const CallOptions& options, const OpenOptions& open);
 
 // The headers of `uris`, in their order. Reading goes on after a faulty file, so that the error is
 // that of the first faulty one on every run; an error of the storage itself ends it.
 absl::StatusOr<std::vector<FileHeader>> ReadHeaders(ObjectStore& store,
                                                     const std::vector<Uri>& uris,
-                                                    const CallOptions& options, HeaderCache* cache);
+                                                    const CallOptions& options,
+                                                    const OpenOptions& open);
 
 }  // namespace orthomerge

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ namespace orthomerge {
 constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 constexpr size_t kMaxRank = 64;
 
+struct StridedView;  // strided_view.h
+
 struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;
@@ -22,6 +25,9 @@ struct TensorInfo {
   int file = 0;        // index into Checkpoint::files()
   uint64_t begin = 0;  // byte range in that file
   uint64_t end = 0;
+  // Where the elements do not follow each other in the file (torch files only): where they are.
+  // `begin` is then 0 and the range counts the bytes of the tensor in row-major order.
+  std::shared_ptr<const StridedView> view = nullptr;
 
   int64_t elements() const;
   uint64_t bytes() const { return end - begin; }

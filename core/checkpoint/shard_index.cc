@@ -14,17 +14,20 @@ namespace orthomerge {
 namespace {
 
 // A name that can only mean a file in the folder of the index: no path, no URI, nothing hidden.
-bool IsShardName(absl::string_view name) {
+bool IsShardName(absl::string_view name, absl::string_view suffix) {
   constexpr size_t kLongest = 255;
   const bool plain = std::none_of(name.begin(), name.end(), [](char c) {
     return c == '/' || c == '\\' || c == ':' || absl::ascii_iscntrl(static_cast<unsigned char>(c));
   });
   return plain && name.size() <= kLongest && !absl::StrContains(name, "..") &&
-         !absl::StartsWith(name, ".") && absl::EndsWith(name, ".safetensors");
+         !absl::StartsWith(name, ".") && name.size() > suffix.size() &&
+         absl::EndsWith(name, suffix);
 }
 
 class IndexEvents final : public JsonEvents {
  public:
+  explicit IndexEvents(absl::string_view suffix) : suffix_(suffix) {}
+
   bool has_map() const { return has_map_; }
 
   ShardIndex Take() {
@@ -66,9 +69,9 @@ class IndexEvents final : public JsonEvents {
     if (!in_map_) return true;
     if (depth() == kTop) return Fail("has a weight_map that is no object");
     if (value.kind != JsonScalar::Kind::kString) return FailShard();
-    if (!IsShardName(*value.text)) {
+    if (!IsShardName(*value.text, suffix_)) {
       return Fail(absl::StrCat("maps tensor ", Quoted(tensor_), " to ", Quoted(*value.text),
-                               ", which is not the plain name of a .safetensors file"));
+                               ", which is not the plain name of a ", suffix_, " file"));
     }
     const int next = static_cast<int>(shards_.size());
     const int shard = shards_.try_emplace(std::move(*value.text), next).first->second;
@@ -85,6 +88,7 @@ class IndexEvents final : public JsonEvents {
     return Fail(absl::StrCat("maps tensor ", Quoted(tensor_), " to something else than a name"));
   }
 
+  const absl::string_view suffix_;
   bool in_map_ = false, has_map_ = false;
   std::string tensor_;
   std::map<std::string, int> shards_;  // number in the order of their first mention
@@ -93,8 +97,8 @@ class IndexEvents final : public JsonEvents {
 
 }  // namespace
 
-absl::StatusOr<ShardIndex> ParseShardIndex(absl::string_view json) {
-  IndexEvents events;
+absl::StatusOr<ShardIndex> ParseShardIndex(absl::string_view json, absl::string_view suffix) {
+  IndexEvents events(suffix);
   RETURN_IF_ERROR(events.Read(json, "index"));
   if (!events.has_map()) return MakeError(Reason::kInputCorrupt, "index has no weight_map");
   ShardIndex index = events.Take();

@@ -69,12 +69,8 @@ bool IsSidecar(absl::string_view name) {
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options) {
   std::vector<Sidecar> sidecars;
-  // As with config.json: what lies beside a file that was named itself belongs to it only where the
-  // file's name says that the folder is one model.
-  const bool lone_file = checkpoint.files().size() == 1 &&
-                         checkpoint.files()[0].uri == checkpoint.uri() &&
-                         checkpoint.uri().Name() != "model.safetensors";
-  if (lone_file) return sidecars;
+  // As with config.json: what lies beside a file that was named itself need not belong to it.
+  if (checkpoint.is_lone_file()) return sidecars;
 
   const Uri& folder = checkpoint.folder();
   ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(folder, StorageAccess::kRead));

@@ -59,7 +59,8 @@ void MarkFromBase(const Plan& plan, PlanTensor* tensor) {
   const TensorSource& base = tensor->sources[0];
   for (size_t s = 1; s < tensor->sources.size(); ++s) {
     TensorSource& source = tensor->sources[s];
-    const bool same_bytes = source.file == base.file && source.begin == base.begin;
+    const bool same_bytes =
+        source.file == base.file && source.begin == base.begin && source.view == base.view;
     const bool sum = source.form != nullptr && source.form->is_sum();
     source.from_base = same_bytes && (SameForm(source.form, base.form) ||
                                       (sum && SameForm(source.form->below(), base.form)));
@@ -99,7 +100,7 @@ int64_t Granule(const PlanTensor& tensor) {
     case Access::kElement:
       return 1;
     case Access::kRow:
-      return std::max<int64_t>(1, tensor.tensor.columns());
+      return std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
     case Access::kWhole:
       return std::max<int64_t>(1, tensor.tensor.elements());
   }
@@ -112,7 +113,7 @@ int64_t RegionGranule(const PlanTensor& tensor) {
       return kLanes;
     case Access::kRow: {
       // Whole rows that end where the lanes begin again.
-      const int64_t columns = std::max<int64_t>(1, tensor.tensor.columns());
+      const int64_t columns = std::max<int64_t>(1, tensor.program->row_elements(tensor.tensor));
       return columns * (kLanes / std::gcd(columns, int64_t{kLanes}));
     }
     case Access::kWhole:

@@ -27,7 +27,8 @@ struct EngineOptions {
   uint64_t chunk_size = 0;            // bytes per read and input; 0: fitted to the storage
   std::string device = "cpu";         // one of AvailableDevices(), or "cuda" for the first GPU
   HeaderCache* header_cache =
-      nullptr;  // spares reading known headers again; not owned, may be null
+      nullptr;                // spares reading known headers again; not owned, may be null
+  bool allow_pickle = false;  // torch files are inputs too
 };
 
 // Where this process can compute: "cpu", and "cuda:0", "cuda:1", ... for each GPU that LibTorch

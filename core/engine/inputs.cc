@@ -32,11 +32,11 @@ struct Origin {
 
 class InputOpener {
  public:
-  InputOpener(Storage& storage, const Recipe& recipe, HeaderCache* header_cache,
+  InputOpener(Storage& storage, const Recipe& recipe, const OpenOptions& open,
               const CallOptions& call, Plan* plan, Diagnostics* diagnostics)
       : storage_(storage),
         recipe_(recipe),
-        header_cache_(header_cache),
+        open_(open),
         call_(call),
         plan_(*plan),
         diagnostics_(*diagnostics),
@@ -91,9 +91,8 @@ class InputOpener {
   void OpenAll() {
     const auto open = [this](Opening* opening) {
       opening->status = Guarded([&]() -> absl::Status {
-        ASSIGN_OR_RETURN(
-            Checkpoint checkpoint,
-            Checkpoint::Open(storage_, opening->uri, call_, &opening->diagnostics, header_cache_));
+        ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(storage_, opening->uri, call_,
+                                                                 &opening->diagnostics, open_));
         opening->checkpoint = std::make_shared<const Checkpoint>(std::move(checkpoint));
         return absl::OkStatus();
       });
@@ -160,7 +159,7 @@ class InputOpener {
 
   Storage& storage_;
   const Recipe& recipe_;
-  HeaderCache* const header_cache_;
+  const OpenOptions& open_;
   const CallOptions& call_;
   Plan& plan_;
   Diagnostics& diagnostics_;
@@ -231,6 +230,7 @@ std::optional<InputTensor> ModelInput::Find(absl::string_view name) const {
   tensor.source.file = first_file_ + info->file;
   tensor.source.begin = info->begin;
   tensor.source.dtype = info->dtype;
+  tensor.source.view = info->view;
   if (const BlockScale* const blocks = quantisation_->Find(info->name)) {
     SideTensor scales = Side(blocks->scale, blocks->grid_rows, blocks->grid_columns);
     scales.file = first_file_ + blocks->scale.file;
@@ -261,6 +261,7 @@ SideTensor ModelInput::Side(const TensorInfo& info, int64_t rows, int64_t column
   side.file = adapter_file_;
   side.begin = info.begin;
   side.dtype = info.dtype;
+  side.view = info.view;
   side.rows = rows;
   side.columns = columns;
   return side;
@@ -272,6 +273,7 @@ void ModelInput::Change(const TensorChange& change, InputTensor* tensor) const {
     source.file = adapter_file_;
     source.begin = change.full->begin;
     source.dtype = change.full->dtype;
+    source.view = change.full->view;
     source.form = nullptr;
     tensor->bytes = change.full->bytes();
   }
@@ -296,10 +298,9 @@ void ModelInput::Change(const TensorChange& change, InputTensor* tensor) const {
 }
 
 absl::StatusOr<std::vector<ModelInput>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   HeaderCache* header_cache,
-                                                   const CallOptions& call, Plan* plan,
-                                                   Diagnostics* diagnostics) {
-  return InputOpener(storage, recipe, header_cache, call, plan, diagnostics).Open();
+                                                   const OpenOptions& open, const CallOptions& call,
+                                                   Plan* plan, Diagnostics* diagnostics) {
+  return InputOpener(storage, recipe, open, call, plan, diagnostics).Open();
 }
 
 }  // namespace orthomerge

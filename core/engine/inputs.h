@@ -62,8 +62,7 @@ class ModelInput {
 // Opens all inputs of the recipe by their headers; remote ones side by side. Fills plan->origins
 // and plan->inputs. All faults go to `diagnostics`, in the order of the recipe.
 absl::StatusOr<std::vector<ModelInput>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   HeaderCache* header_cache,
-                                                   const CallOptions& call, Plan* plan,
-                                                   Diagnostics* diagnostics);
+                                                   const OpenOptions& open, const CallOptions& call,
+                                                   Plan* plan, Diagnostics* diagnostics);
 
 }  // namespace orthomerge

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/engine/plan.h"
@@ -11,11 +12,19 @@ namespace orthomerge {
 namespace {
 
 struct Item {
-  int tensor = 0;
+  int tensor = 0;  // or kScalar
   int sink = 0;
   DType dtype = DType::kF32;
+  bool bits = false;
   uint64_t bytes = 0;
 };
+
+TensorLayout LayoutOf(const Plan& plan, const std::vector<ScalarSpec>& scalars, const Item& item) {
+  if (item.tensor == kScalar) return {scalars[item.sink].name, item.dtype, {}};
+  const OutputTensor& tensor = plan.tensors[item.tensor].tensor;
+  if (!item.bits) return {tensor.name, item.dtype, tensor.shape};
+  return {tensor.name, item.dtype, {static_cast<int64_t>(item.bytes)}};
+}
 
 std::vector<std::vector<Item>> Shards(const std::vector<Item>& items, uint64_t max_size) {
   std::vector<std::vector<Item>> shards(1);
@@ -38,7 +47,10 @@ uint64_t AllowedPlace(const Plan& plan, const PlanFile& file, uint64_t place) {
       [](uint64_t value, const Placement& placement) { return value < placement.end; });
   if (next == file.placements.end()) return file.size;
   if (place <= next->begin) return next->begin;
+  if (next->tensor == kScalar) return next->end;
   const PlanTensor& tensor = plan.tensors[next->tensor];
+  // Any byte of a mask is the start of 8 elements.
+  if (next->bits) return tensor.program->access() == Access::kWhole ? next->end : place;
   const uint64_t granule = tensor.copied()
                                ? static_cast<uint64_t>(Granule(tensor))
                                : static_cast<uint64_t>(Granule(tensor)) * BitsOf(next->dtype) / 8;
@@ -78,7 +90,12 @@ std::string IndexText(const std::map<std::string, std::string>& weight_map, uint
 
 absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
                             const std::vector<Item>& items) {
-  const std::vector<std::vector<Item>> shards = Shards(items, plan->recipe.output.max_shard_size);
+  // One file, if that is what the artifact's name says.
+  const bool lone = absl::EndsWith(artifact, ".safetensors");
+  const std::vector<ScalarSpec> scalars = plan->method->scalars();
+  const std::vector<std::vector<Item>> shards =
+      lone ? std::vector<std::vector<Item>>{items}
+           : Shards(items, plan->recipe.output.max_shard_size);
   std::map<std::string, std::string> weight_map;
   uint64_t total_size = 0;
   const std::string folder = artifact.empty() ? "" : artifact + "/";
@@ -88,20 +105,25 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
     const std::string name = shards.size() == 1 ? "model.safetensors"
                                                 : absl::StrFormat("model-%05d-of-%05d.safetensors",
                                                                   s + 1, shards.size());
-    file.name = folder + name;
+    file.name = lone ? artifact : folder + name;
     std::vector<TensorLayout> layouts;
     std::map<std::string, const Item*> by_name;
     for (const Item& item : shards[s]) {
-      const OutputTensor& tensor = plan->tensors[item.tensor].tensor;
-      layouts.push_back({tensor.name, item.dtype, tensor.shape});
-      by_name[tensor.name] = &item;
-      weight_map[tensor.name] = name;
+      layouts.push_back(LayoutOf(*plan, scalars, item));
+      const std::string& tensor = layouts.back().name;
+      if (!by_name.emplace(tensor, &item).second) {
+        return MakeError(Reason::kUnsupported,
+                         absl::StrCat("a tensor is named ", tensor, ", as is a number that ",
+                                      plan->recipe.method, " writes beside it; rename the tensor"));
+      }
+      weight_map[tensor] = name;
     }
     ASSIGN_OR_RETURN(file.header, LayOutSafetensors(&layouts));
     file.size = file.header.size();
     for (const TensorLayout& layout : layouts) {
       const Item& item = *by_name[layout.name];
-      file.placements.push_back({item.tensor, item.sink, item.dtype, layout.begin, layout.end});
+      file.placements.push_back(
+          {item.tensor, item.sink, item.dtype, item.bits, layout.begin, layout.end});
       file.size = std::max(file.size, layout.end);
       total_size += layout.end - layout.begin;
     }
@@ -128,18 +150,29 @@ absl::Status LayOutFiles(Plan* plan) {
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     const PlanTensor& tensor = plan->tensors[t];
     if (tensor.copied()) {
-      artifacts[""].push_back({static_cast<int>(t), 0, tensor.tensor.dtype, tensor.copy_bytes});
+      artifacts[""].push_back(
+          {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
       continue;
     }
     const std::vector<SinkSpec> sinks = tensor.keep
                                             ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
                                             : tensor.program->sinks(tensor.tensor);
     for (size_t s = 0; s < sinks.size(); ++s) {
-      const uint64_t bytes =
-          static_cast<uint64_t>(tensor.tensor.elements()) * BitsOf(sinks[s].dtype) / 8;
+      const bool bits = sinks[s].bits;
+      if (bits && tensor.program->access() == Access::kRow) {
+        return MakeError(Reason::kInternal, "rows cannot be written as masks");
+      }
+      const DType dtype = bits ? DType::kU8 : sinks[s].dtype;
+      const uint64_t width = bits ? 1 : BitsOf(dtype);
+      const uint64_t bytes = (static_cast<uint64_t>(tensor.tensor.elements()) * width + 7) / 8;
       artifacts[sinks[s].artifact].push_back(
-          {static_cast<int>(t), static_cast<int>(s), sinks[s].dtype, bytes});
+          {static_cast<int>(t), static_cast<int>(s), dtype, bits, bytes});
     }
+  }
+  const std::vector<ScalarSpec> scalars = plan->method->scalars();
+  for (size_t s = 0; s < scalars.size(); ++s) {
+    artifacts[scalars[s].artifact].push_back(
+        {kScalar, static_cast<int>(s), DType::kF64, false, sizeof(double)});
   }
   for (const auto& [artifact, items] : artifacts) {
     RETURN_IF_ERROR(LayOutArtifact(plan, artifact, items));
@@ -158,6 +191,7 @@ void CutWriteTasks(Plan* plan) {
       p = last;
     }
     for (const Placement& placement : plan->files[f].placements) {
+      if (placement.tensor == kScalar) continue;
       const PlanTensor& tensor = plan->tensors[placement.tensor];
       const int64_t count =
           tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/engine/plan.h"
 #include "core/engine/side_data.h"
 #include "core/engine/stack.h"
@@ -27,6 +28,7 @@ struct Demand {
   uint64_t part = 0;        // largest part
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
+  uint64_t strided = 0;     // to gather a strided tensor, per thread
   uint64_t side = 0;        // most side data of a tensor
   uint64_t all_side = 0;    // of all tensors together
   std::string side_name;
@@ -57,10 +59,15 @@ Demand Measure(const Plan& plan) {
   demand.fixed = (remote ? 28 : 10) * kMiB;
   for (const PlanTensor& tensor : plan.tensors) {
     demand.fixed += 600 + 160 * tensor.sources.size();
-    for (const TensorSource& source : tensor.sources) {
-      if (source.form != nullptr) demand.fixed += 300 + 100 * source.form->side().size();
-    }
     demand.sources = std::max<uint64_t>(demand.sources, tensor.sources.size());
+    for (const TensorSource& source : tensor.sources) {
+      if (source.view != nullptr) demand.strided = kStridedBlock;
+      if (source.form == nullptr) continue;
+      demand.fixed += 300 + 100 * source.form->side().size();
+      for (const SideTensor& side : source.form->side()) {
+        if (side.view != nullptr) demand.strided = kStridedBlock;
+      }
+    }
     if (tensor.copied()) continue;
     const uint64_t side = SideBytes(tensor);
     demand.all_side += side;
@@ -86,7 +93,9 @@ Demand Measure(const Plan& plan) {
         demand.whole_name = tensor.tensor.name;
       }
     } else {
-      demand.blocks = std::max(demand.blocks, block * (rows * width + 1));
+      const auto working = static_cast<uint64_t>(
+          tensor.keep ? 0 : tensor.program->working_bytes(static_cast<int64_t>(block)));
+      demand.blocks = std::max(demand.blocks, block * (rows * width + 1) + working);
       demand.piece = std::max(demand.piece, static_cast<uint64_t>(Granule(tensor)) * widest);
     }
   }
@@ -141,7 +150,7 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
   // Gaps between coalesced ranges may add a quarter.
   const auto chunks = [&](uint64_t piece) {
     const uint64_t chunk = std::max(memory.chunk, piece) * demand.sources;
-    return (chunk + chunk / 4) * static_cast<uint64_t>(1 + memory.read_ahead);
+    return (chunk + chunk / 4 + demand.strided) * static_cast<uint64_t>(1 + memory.read_ahead);
   };
   const uint64_t parts = demand.part * static_cast<uint64_t>(1 + memory.upload_slots);
   const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;

@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/engine/inputs.h"
 #include "core/math/linalg.h"
+#include "core/recipe/expand.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
@@ -48,10 +50,14 @@ absl::Status AddBlobs(Storage& storage, const ModelInput& input, const CallOptio
                       Plan* plan) {
   const Checkpoint& donor = input.checkpoint();
   if (donor.config().has_value()) {
-    bool head = false;
-    for (const PlanTensor& tensor : plan->tensors) head = head || IsHeadName(tensor.tensor.name);
-    ASSIGN_OR_RETURN(std::string config,
-                     ReconcileConfig(*donor.config(), plan->recipe.output.dtype, head));
+    ConfigChanges changes;
+    changes.dtype = plan->recipe.output.dtype;
+    for (const PlanTensor& tensor : plan->tensors) {
+      changes.head_written = changes.head_written || IsHeadName(tensor.tensor.name);
+    }
+    const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
+    if (layers.size() == 1) changes.layers = layers[0].layers;
+    ASSIGN_OR_RETURN(std::string config, ReconcileConfig(*donor.config(), changes));
     if (input.is_quantised()) {
       ASSIGN_OR_RETURN(config, DropQuantisation(config));
     }
@@ -83,6 +89,7 @@ std::string DigestOf(const Plan& plan) {
     absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
     for (const TensorSource& source : tensor.sources) {
       absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype),
+                      source.view == nullptr ? "" : " " + source.view->ToString(),
                       source.from_base ? " from the base" : "", "\n");
       if (source.form != nullptr) absl::StrAppend(&sources, source.form->Describe(), "\n");
     }
@@ -149,9 +156,9 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
-  ASSIGN_OR_RETURN(
-      const std::vector<ModelInput> inputs,
-      OpenInputs(storage, recipe, options.header_cache, call, plan.get(), diagnostics));
+  ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,
+                   OpenInputs(storage, recipe, {options.header_cache, options.allow_pickle}, call,
+                              plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));

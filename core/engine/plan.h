@@ -22,11 +22,12 @@ namespace orthomerge {
 
 // Where one tensor of one input lies.
 struct TensorSource {
-  int file = 0;                                      // index into Plan::inputs
-  uint64_t begin = 0;                                // byte in that file
-  DType dtype = DType::kF32;                         // of the bytes
-  int origin = 0;                                    // index into Plan::origins
-  std::shared_ptr<const SourceForm> form = nullptr;  // null: the bytes are the elements
+  int file = 0;                                       // index into Plan::inputs
+  uint64_t begin = 0;                                 // byte in that file
+  DType dtype = DType::kF32;                          // of the bytes
+  int origin = 0;                                     // index into Plan::origins
+  std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
+  std::shared_ptr<const SourceForm> form = nullptr;   // null: the bytes are the elements
   // Rows of task vectors: the source is the base's with something added, so the row is what `form`
   // adds (without one, 0), and no bytes are read.
   bool from_base = false;
@@ -51,12 +52,15 @@ struct PlanTensor {
 
 // A tensor of an output file.
 struct Placement {
-  int tensor = 0;
+  int tensor = 0;  // kScalar: no tensor of the plan's but the method's scalar number `sink`
   int sink = 0;
   DType dtype = DType::kF32;
+  bool bits = false;   // a mask: one bit per element
   uint64_t begin = 0;  // bytes in the file
   uint64_t end = 0;
 };
+
+constexpr int kScalar = -1;
 
 struct Part {
   uint64_t begin = 0;

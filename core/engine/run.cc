@@ -189,7 +189,7 @@ class Run {
     absl::Status status = publisher_->Open();
     if (status.ok()) status = RunStages();
     if (status.ok()) return status;
-    if (refused_ || IsTransient(status)) {
+    if (refused_ || IsTransient(status) || LostAccess(status)) {
       return Annotate(status, "stopped; finished work is kept and the same command resumes");
     }
     const absl::Status discarded = publisher_->Discard();
@@ -199,6 +199,15 @@ class Run {
           absl::StrCat(status.message(), " (and cleaning up failed: ", discarded.message(), ")"));
     }
     return status;
+  }
+
+  // Access that was granted and is no more: credentials expire, and come back. It takes finished
+  // work to tell that from a place that was never open, and without such work nothing is lost
+  // either.
+  bool LostAccess(const absl::Status& status) const {
+    const bool reduced = !plan_.rounds.empty() && traffic_.read > 0;
+    return ReasonOf(status) == Reason::kPermissionDenied &&
+           (result_.resumed || reduced || traffic_.written > 0);
   }
 
   absl::Status RunStages() {

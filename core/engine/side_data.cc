@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "core/checkpoint/strided_view.h"
 #include "core/math/kernels.h"
 
 namespace orthomerge {
@@ -161,11 +162,13 @@ absl::Status SideData::Read(const PlanTensor& tensor, Entry* entry) {
   for (Part& part : parts) {
     const uint64_t end = part.side->begin + part.side->stored_bytes();
     Want* const last = wants.empty() ? nullptr : &wants.back();
-    if (last != nullptr && last->file == part.side->file && last->end == part.side->begin) {
+    const bool follows = last != nullptr && last->file == part.side->file &&
+                         last->end == part.side->begin && last->view == nullptr;
+    if (follows && part.side->view == nullptr) {
       last->end = end;
     } else {
       raw_bytes = RoundUp(raw_bytes);
-      wants.push_back({part.side->file, part.side->begin, end, raw_bytes});
+      wants.push_back({part.side->file, part.side->begin, end, raw_bytes, part.side->view.get()});
     }
     part.at = raw_bytes;
     raw_bytes += part.side->stored_bytes();
@@ -191,8 +194,12 @@ absl::Status SideData::ReadAll(const std::vector<Want>& wants, char* to) {
     const InputFile& input = plan_.inputs[want.file];
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri, StorageAccess::kRead));
     const size_t size = want.end - want.begin;
-    RETURN_IF_ERROR(
-        store->Read(input.uri, want.begin, absl::MakeSpan(to + want.at, size), input.etag, call_));
+    const auto read_range = [&](uint64_t begin, absl::Span<char> out) {
+      return store->Read(input.uri, begin, out, input.etag, call_);
+    };
+    const auto out = absl::MakeSpan(to + want.at, size);
+    RETURN_IF_ERROR(want.view == nullptr ? read_range(want.begin, out)
+                                         : ReadStrided(read_range, *want.view, want.begin, out));
     traffic_->read.fetch_add(size, std::memory_order_relaxed);
     return absl::OkStatus();
   };

@@ -47,6 +47,7 @@ class SideData {
     uint64_t begin = 0;
     uint64_t end = 0;
     uint64_t at = 0;
+    const StridedView* view = nullptr;
   };
   absl::Status ReadAll(const std::vector<Want>& wants, char* to);
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/math/kernels.h"
 
 namespace orthomerge {
@@ -288,6 +289,7 @@ std::string SourceForm::Describe() const {
     const SideTensor& side = side_[i];
     absl::StrAppend(&text, ", ", side.file, " ", side.begin, " ", NameOf(side.dtype), " ",
                     side.rows, "x", side.columns, side.transposed ? "T" : "", " ",
+                    side.view == nullptr ? "" : side.view->ToString(),
                     absl::Hex(std::bit_cast<uint64_t>(side.scale)));
   }
   return text;

@@ -13,6 +13,8 @@
 
 namespace orthomerge {
 
+struct StridedView;  // core/checkpoint/strided_view.h
+
 // A panel of a factor's columns stays in the cache while a row of the product is made, whatever the
 // factor's width.
 constexpr int64_t kPanelColumns = 256;
@@ -23,7 +25,8 @@ struct SideTensor {
   int file = 0;        // index into Plan::inputs
   uint64_t begin = 0;  // byte in that file
   DType dtype = DType::kF32;
-  int64_t rows = 0;  // as stored, row-major
+  std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
+  int64_t rows = 0;                                   // as stored, row-major
   int64_t columns = 0;
   bool transposed = false;  // handed over as [columns, rows]
   bool panels = false;      // and then in panels of kPanelColumns columns, one after the other

@@ -131,7 +131,7 @@ const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t f
   region_.f64 = tensor.tensor.f64;
   region_.offset = first;
   region_.elements = count;
-  region_.columns = tensor.tensor.columns();
+  region_.columns = tensor.program->row_elements(tensor.tensor);
   if (region_.f64) {
     BuildAs<double>(plan, tensor, bytes, use, nonfinite);
   } else {

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/strided_view.h"
 
 namespace orthomerge {
 namespace {
@@ -21,9 +22,10 @@ constexpr uint64_t kLocalGap = 4 * kKiB;
 constexpr uint64_t kRemoteGap = 256 * kKiB;
 constexpr int kIoThreads = 16;
 
-// A read of consecutive bytes of one input into the chunk's buffer.
+// A read of consecutive bytes of one input, or of a tensor in a view, into the chunk's buffer.
 struct Read {
   int file = 0;
+  const StridedView* view = nullptr;
   uint64_t begin = 0;
   uint64_t end = 0;
   size_t at = 0;  // offset in the buffer
@@ -47,6 +49,7 @@ struct Chunk {
 void PlanReads(const Plan& plan, Chunk* chunk) {
   struct Want {
     int file;
+    const StridedView* view;
     uint64_t begin, end;
     size_t piece, source;
   };
@@ -60,25 +63,26 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
     for (size_t s = 0; s < tensor.sources.size(); ++s) {
       const TensorSource& source = tensor.sources[s];
       const uint64_t begin = source.begin + SourceBytes(tensor, source, piece.first);
-      wants.push_back({source.file, begin, begin + SourceBytes(tensor, source, piece.count), p, s});
+      wants.push_back({source.file, source.view.get(), begin,
+                       begin + SourceBytes(tensor, source, piece.count), p, s});
       total += wants.back().end - begin;
     }
   }
   std::sort(wants.begin(), wants.end(), [](const Want& a, const Want& b) {
-    return std::tie(a.file, a.begin) < std::tie(b.file, b.begin);
+    return std::tie(a.file, a.view, a.begin) < std::tie(b.file, b.view, b.begin);
   });
   const uint64_t max_gap = plan.remote_inputs ? kRemoteGap : kLocalGap;
   uint64_t gaps_left = total / 4;
   for (const Want& want : wants) {
     Read* last = chunk->reads.empty() ? nullptr : &chunk->reads.back();
     const bool near =
-        last != nullptr && last->file == want.file &&
+        last != nullptr && last->file == want.file && last->view == want.view &&
         (want.begin <= last->end || want.begin - last->end <= std::min(max_gap, gaps_left));
     if (near) {
       if (want.begin > last->end) gaps_left -= want.begin - last->end;
       last->end = std::max(last->end, want.end);
     } else {
-      chunk->reads.push_back({want.file, want.begin, want.end, 0});
+      chunk->reads.push_back({want.file, want.view, want.begin, want.end, 0});
     }
     chunk->places[want.piece][want.source] = {chunk->reads.size() - 1, want.begin};
   }
@@ -95,8 +99,12 @@ absl::Status ReadInto(Storage& storage, const Plan& plan, const Read& read, cons
   const InputFile& input = plan.inputs[read.file];
   ASSIGN_OR_RETURN(ObjectStore * store, storage.For(input.uri, StorageAccess::kRead));
   const size_t size = read.end - read.begin;
-  RETURN_IF_ERROR(store->Read(input.uri, read.begin, absl::MakeSpan(chunk->data + read.at, size),
-                              input.etag, call));
+  const auto read_range = [&](uint64_t begin, absl::Span<char> out) {
+    return store->Read(input.uri, begin, out, input.etag, call);
+  };
+  const auto out = absl::MakeSpan(chunk->data + read.at, size);
+  RETURN_IF_ERROR(read.view == nullptr ? read_range(read.begin, out)
+                                       : ReadStrided(read_range, *read.view, read.begin, out));
   traffic->read.fetch_add(size, std::memory_order_relaxed);
   return absl::OkStatus();
 }

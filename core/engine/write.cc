@@ -20,6 +20,22 @@ constexpr int kUploadThreads = 8;
 
 std::string ResultName(size_t task) { return absl::StrFormat("write/%06d", task); }
 
+// Bits that an element of the placement takes in the output (bytes of a copy are elements).
+uint64_t WidthOf(const PlanTensor& tensor, const Placement& placement) {
+  if (tensor.copied()) return 8;
+  return placement.bits ? 1 : static_cast<uint64_t>(BitsOf(placement.dtype));
+}
+
+// A mask: lowest bit first, one where the value is not 0. Starts at a multiple of 8 elements.
+template <class T>
+void PackBits(const T* values, int64_t count, char* out) {
+  for (int64_t i = 0; i < count; i += 8) {
+    unsigned byte = 0;
+    for (int64_t j = i; j < std::min(i + 8, count); ++j) byte |= (values[j] != 0) << (j - i);
+    out[i / 8] = static_cast<char>(byte);
+  }
+}
+
 struct TaskResult {
   std::string upload;  // that took the parts: they mean nothing for another one
   std::vector<std::string> tags;
@@ -198,12 +214,18 @@ class WriteWorker : public StageWorker {
         [](const Placement& placement, uint64_t at) { return placement.end <= at; });
     for (auto it = first; it != file.placements.end() && it->begin < part.end; ++it) {
       if (it->begin == it->end) continue;
+      if (it->tensor == kScalar) {
+        work.scalars.push_back(&*it);
+        continue;
+      }
       const uint64_t begin = std::max(it->begin, part.begin);
       const uint64_t end = std::min(it->end, part.end);
       const PlanTensor& tensor = context_.plan.tensors[it->tensor];
-      const uint64_t width = tensor.copied() ? 1 : BitsOf(it->dtype) / 8;
-      segments->push_back({it->tensor, static_cast<int64_t>((begin - it->begin) / width),
-                           static_cast<int64_t>((end - begin) / width), 0});
+      const uint64_t width = WidthOf(tensor, *it);
+      const auto first = static_cast<int64_t>((begin - it->begin) * 8 / width);
+      auto count = static_cast<int64_t>((end - begin) * 8 / width);
+      if (it->bits) count = std::min(count, tensor.tensor.elements() - first);
+      segments->push_back({it->tensor, first, count, 0});
       work.placements.push_back(&*it);
     }
     work.is_root = file.artifact.empty();
@@ -222,9 +244,9 @@ class WriteWorker : public StageWorker {
     if (work.buffer == nullptr) RETURN_IF_ERROR(Begin(&work));
     const Placement& placement = *work.placements[piece.index];
     const PlanTensor& tensor = context_.plan.tensors[piece.tensor];
-    const uint64_t width = tensor.copied() ? 1 : BitsOf(placement.dtype) / 8;
+    const uint64_t width = WidthOf(tensor, placement);
     char* out =
-        work.data + (placement.begin + static_cast<uint64_t>(piece.first) * width - work.begin);
+        work.data + (placement.begin + static_cast<uint64_t>(piece.first) * width / 8 - work.begin);
     return tensor.copied() ? Copy(tensor, piece, bytes, out, &work)
                            : Emit(tensor, piece, placement, bytes, out, &work);
   }
@@ -260,6 +282,7 @@ class WriteWorker : public StageWorker {
     uint64_t begin = 0;
     uint64_t size = 0;
     std::vector<const Placement*> placements;  // per segment
+    std::vector<const Placement*> scalars;
     bool is_root = true;
     std::unique_ptr<Scratch> buffer;
     char* data = nullptr;
@@ -290,7 +313,7 @@ class WriteWorker : public StageWorker {
     return status;
   }
 
-  // Gives the unit its buffer; the file's header is already in place if the part has it.
+  // Gives the unit its buffer; header and scalars are already in place if the part has them.
   absl::Status Begin(PartWork* work) {
     if (spare_.empty()) spare_.push_back(std::make_unique<Scratch>());
     work->buffer = std::move(spare_.back());
@@ -301,6 +324,10 @@ class WriteWorker : public StageWorker {
     if (work->begin < header.size()) {
       std::memcpy(work->data, header.data() + work->begin,
                   std::min<size_t>(header.size() - work->begin, work->size));
+    }
+    for (const Placement* scalar : work->scalars) {
+      const double value = context_.plan.method->ScalarValues(solved_)[scalar->sink];
+      std::memcpy(work->data + (scalar->begin - work->begin), &value, sizeof(value));
     }
     return absl::OkStatus();
   }
@@ -350,11 +377,11 @@ class WriteWorker : public StageWorker {
       std::vector<void*> wanted(sinks, nullptr);
       wanted[placement.sink] = rows[placement.sink];
       RETURN_IF_ERROR(Annotate(tensor.program->Emit(region, solved_, wanted), tensor.tensor.name));
-      Store(tensor, placement.dtype, rows[placement.sink], count, out);
+      Store(tensor, placement, rows[placement.sink], count, out);
       if (work->is_root && IsMergeable(placement.dtype)) {
         overflows += CountOverflows(region, placement.dtype, out);
       }
-      out += static_cast<uint64_t>(count) * BitsOf(placement.dtype) / 8;
+      out += static_cast<uint64_t>(count) * WidthOf(tensor, placement) / 8;
       for (size_t s = 0; s < at.size(); ++s) {
         at[s] += SourceBytes(tensor, tensor.sources[s], count);
       }
@@ -380,9 +407,13 @@ class WriteWorker : public StageWorker {
     return overflows;
   }
 
-  static void Store(const PlanTensor& tensor, DType dtype, const void* row, int64_t count,
-                    char* out) {
-    if (tensor.tensor.f64) {
+  static void Store(const PlanTensor& tensor, const Placement& placement, const void* row,
+                    int64_t count, char* out) {
+    const DType dtype = placement.dtype;
+    if (placement.bits) {
+      tensor.tensor.f64 ? PackBits(static_cast<const double*>(row), count, out)
+                        : PackBits(static_cast<const float*>(row), count, out);
+    } else if (tensor.tensor.f64) {
       StoreF64(dtype, static_cast<const double*>(row), out, count);
     } else if (dtype == DType::kF64) {
       const auto* from = static_cast<const float*>(row);

@@ -29,7 +29,7 @@ EventHub::~EventHub() {
 
 absl::StatusOr<std::unique_ptr<EventHub::Watch>> EventHub::Subscribe(
     const JobKey& key, std::optional<int64_t> after_sequence, absl::Duration min_interval,
-    std::function<void()> wake) {
+    std::function<void()> wake, std::optional<absl::Time> created) {
   State& state = *state_;
   const EventHubOptions& options = state.options;
   const auto give_back = [&](absl::Status error) {
@@ -48,6 +48,12 @@ absl::StatusOr<std::unique_ptr<EventHub::Watch>> EventHub::Subscribe(
   absl::StatusOr<Job> found = state.store->Get(key);
   if (!found.ok()) return give_back(found.status());
   const auto job = std::make_shared<const Job>(*std::move(found));
+  if (created && *created != job->create_time) {
+    return give_back(MakeError(
+        Reason::kInvalidResumeToken,
+        absl::StrCat("the resume token is of an earlier job named ", key.id,
+                     ", which was deleted; watch again without a token to follow this one")));
+  }
   const int64_t after = after_sequence.value_or(0);
   if (after < 0 || after > job->sequence) {
     return give_back(MakeError(
@@ -60,6 +66,7 @@ absl::StatusOr<std::unique_ptr<EventHub::Watch>> EventHub::Subscribe(
   impl->wake = std::move(wake);
   impl->min_interval = std::max(min_interval, options.min_interval);
   impl->sent = options.clock();
+  impl->created = job->create_time;
   impl->cursor = after;
   impl->gap = after_sequence && job->sequence - after > kMaxFeedEvents;
   if (!after_sequence || impl->gap || (IsFinal(job->state) && after == job->sequence)) {

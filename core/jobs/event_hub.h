@@ -27,6 +27,7 @@ struct WatchMessage {
   Kind kind = Kind::kHeartbeat;
   int64_t sequence = 0;  // of the last durable event up to here
   absl::Time time;
+  absl::Time created;                     // when the job was made, which tells it from a namesake
   bool gap = false;                       // kSnapshot
   std::shared_ptr<const Job> job;         // kSnapshot
   std::shared_ptr<const JobEvent> event;  // kEvent
@@ -59,11 +60,13 @@ class EventHub {
   // was sent). `wake` is called, with no lock held, from the hub's thread or a caller's, when Poll
   // may have something, perhaps before Subscribe returns; it must not block. Once woken, poll until
   // nothing comes: only then is it called again. Blocks on the store. kJobNotFound, kQueueFull,
-  // kInvalidResumeToken for a sequence that the job does not have yet.
+  // kInvalidResumeToken for a sequence that the job does not have yet, or where the job was not
+  // `created` then: the one that was has been deleted.
   absl::StatusOr<std::unique_ptr<Watch>> Subscribe(const JobKey& key,
                                                    std::optional<int64_t> after_sequence,
                                                    absl::Duration min_interval,
-                                                   std::function<void()> wake);
+                                                   std::function<void()> wake,
+                                                   std::optional<absl::Time> created = {});
 
   // Something durable about the job changed. A hint: cheap, any thread.
   void JobChanged(const JobKey& key);

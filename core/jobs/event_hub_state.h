@@ -49,6 +49,7 @@ struct EventHub::Watch::Impl : std::enable_shared_from_this<Impl> {
   std::shared_ptr<State> state;
   std::function<void()> wake;
   absl::Duration min_interval;
+  absl::Time created;  // of the job
   absl::Time end_at;
 
   std::shared_ptr<Feed> feed;           // null: the snapshot is all

@@ -134,6 +134,7 @@ std::optional<WatchMessage> EventHub::State::Take(Watch::Impl& watch, absl::Time
     reconnect(WatchMessage::ReconnectReason::kStreamAge);
   }  // else a heartbeat
   message.sequence = watch.cursor;
+  message.created = watch.created;
   watch.sent = now;
   watch.ended = message.last;
   return message;

@@ -9,6 +9,7 @@ bool IsRetryable(Reason reason) {
     case Reason::kDiskFull:
     case Reason::kStorageUnavailable:
     case Reason::kPlanRunning:
+    case Reason::kPermissionDenied:  // planning had access; credentials expire, and come back
     case Reason::kCredentialsMissing:
     case Reason::kCredentialsRejected:
     case Reason::kServerUnavailable:

@@ -1,7 +1,12 @@
 #include "core/jobs/job.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/bytes.h"
 
 namespace orthomerge {
 namespace {
@@ -35,6 +40,31 @@ std::optional<JobState> ParseJobState(absl::string_view name) {
 bool IsFinal(JobState state) {
   return state == JobState::kSucceeded || state == JobState::kFailed ||
          state == JobState::kCancelled;
+}
+
+std::vector<std::string> DeviceNames(const std::string& device) {
+  std::vector<std::string> names = {"", device};
+  if (const size_t colon = device.find(':'); colon != std::string::npos) {
+    names.push_back(device.substr(0, colon));
+  }
+  return names;
+}
+
+std::string WhyBlocked(const WorkerCapacity& capacity, const std::string& device, uint64_t memory) {
+  const bool here =
+      std::any_of(capacity.devices.begin(), capacity.devices.end(), [&](const std::string& worker) {
+        const std::vector<std::string> names = DeviceNames(worker);
+        return std::find(names.begin(), names.end(), device) != names.end();
+      });
+  if (!here) {
+    return absl::StrCat("no worker of this server has the device '", device, "' (there is ",
+                        absl::StrJoin(capacity.devices, ", "), ")");
+  }
+  if (memory > capacity.memory) {
+    return absl::StrCat("the job needs ", FormatBytes(memory), " of memory and the server has ",
+                        FormatBytes(capacity.memory), " for all jobs");
+  }
+  return "";
 }
 
 }  // namespace orthomerge

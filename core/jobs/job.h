@@ -147,14 +147,26 @@ struct Job {
   JobProgress progress;
   std::optional<JobResult> result;
   std::optional<JobError> error;
-  std::vector<JobAttempt> attempts;
-  int64_t sequence = 0;  // of the last event
-  int64_t version = 0;   // grows with every change but progress
+  std::string blocked;               // why no worker can run it while it is queued, see WhyBlocked
+  std::vector<JobAttempt> attempts;  // the newest
+  int64_t sequence = 0;              // of the last event
+  int64_t version = 0;               // grows with every change but progress
   absl::Time create_time;
   absl::Time update_time;
   std::optional<absl::Time> start_time;
   std::optional<absl::Time> end_time;
 };
+
+// What a deployment's workers can run.
+struct WorkerCapacity {
+  std::vector<std::string> devices;  // "cpu", "cuda:0"
+  uint64_t memory = 0;               // plan.memory_budget at most
+};
+
+// What spec.device may say for a worker on `device`: {"", "cuda", "cuda:0"} on "cuda:0".
+std::vector<std::string> DeviceNames(const std::string& device);
+// Why no worker can run a job that wants that much: for people, empty where one can.
+std::string WhyBlocked(const WorkerCapacity& capacity, const std::string& device, uint64_t memory);
 
 // Durable events.
 struct StateChanged {

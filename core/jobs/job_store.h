@@ -113,6 +113,15 @@ class JobStore {
                                            int limit) = 0;
   virtual absl::StatusOr<JobCounts> Counts() = 0;
 
+  // Marks the queued jobs that no such worker can run (Job::blocked, and a warning), and takes the
+  // mark off those that one can. Returns how many are marked. For a process that just started;
+  // whatever it takes in later it can run.
+  virtual absl::StatusOr<int> MarkBlocked(const WorkerCapacity& capacity) = 0;
+
+  // Whether another job with the same plan and output has begun and is not being cancelled: what
+  // attempts of `key` left is that job's work, too. kJobNotFound.
+  virtual absl::StatusOr<bool> SharesWorkArea(const JobKey& key) = 0;
+
   // The best queued job that fits: by priority, then by age; see ClaimRequest. Becomes RUNNING with
   // attempt + 1 and a new lease. Before those, a CANCELLING job without a live lease: it stays
   // CANCELLING, and the worker is to clean up and call FinishCancel. None: nothing to do now.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/log.h"
 #include "core/metrics/metrics.h"
 
 namespace orthomerge {
@@ -51,7 +52,7 @@ std::shared_ptr<HeldJob> LeaseKeeper::Take(ClaimedJob claimed, const std::string
   if (stopped_) job->clean_up.Cancel();
   if (job->claimed.job.cancel_requested) {
     job->cancel_requested = true;
-    job->work.Cancel();
+    StopWork(*job);
   }
   jobs_.push_back(job);
   changed_.NotifyAll();
@@ -61,6 +62,11 @@ std::shared_ptr<HeldJob> LeaseKeeper::Take(ClaimedJob claimed, const std::string
 void LeaseKeeper::Drop(HeldJob& job) {
   MutexLock lock(&mutex_);
   std::erase_if(jobs_, [&](const auto& held) { return held.get() == &job; });
+  if (job.hung) {
+    ORTHOMERGE_LOG(kInfo, "a worker's thread came back after all").With("device", job.device);
+    if (metrics_ != nullptr) metrics_->SetWorkerHung(job.device, false);
+    changed_.NotifyAll();
+  }
   if (jobs_.empty()) idle_.NotifyAll();
 }
 
@@ -110,7 +116,7 @@ void LeaseKeeper::SetPublishing(HeldJob& job) {
 void LeaseKeeper::SetCancelRequested(HeldJob& job) {
   MutexLock lock(&mutex_);
   job.cancel_requested = true;
-  job.work.Cancel();
+  StopWork(job);
 }
 
 LeaseKeeper::Standing LeaseKeeper::standing(const HeldJob& job) const {
@@ -131,9 +137,14 @@ bool LeaseKeeper::holds(const std::string& device) const {
                      [&](const auto& job) { return job->device == device; });
 }
 
+void LeaseKeeper::StopWork(HeldJob& job) {
+  job.asked = std::min(job.asked, options_.clock());
+  job.work.Cancel();
+}
+
 void LeaseKeeper::Lose(HeldJob& job) {
   job.lost = true;
-  job.work.Cancel();
+  StopWork(job);
   job.clean_up.Cancel();
 }
 
@@ -185,7 +196,7 @@ void LeaseKeeper::Pause(absl::Duration time) {
 
 void LeaseKeeper::StopForDrain(HeldJob& job) {
   job.drained = true;
-  job.work.Cancel();
+  StopWork(job);
 }
 
 void LeaseKeeper::Drain(absl::Duration budget) {
@@ -239,7 +250,7 @@ void LeaseKeeper::Renew(const std::shared_ptr<HeldJob>& job) {
     }
     if (*cancel && !job->publishing) {
       job->cancel_requested = true;
-      job->work.Cancel();
+      StopWork(*job);
     }
     return;
   }
@@ -253,10 +264,34 @@ void LeaseKeeper::Renew(const std::shared_ptr<HeldJob>& job) {
   if (metrics_ != nullptr) metrics_->LeaseRenewFailed();
 }
 
+// A call that never returns keeps its thread; only the end of the process gives it back. The lock
+// is released while somebody is told.
+void LeaseKeeper::LookForHungThreads(absl::Time now) {
+  bool hung = false;
+  for (const std::shared_ptr<HeldJob>& job : jobs_) {
+    if (!job->hung && now - std::max(job->asked, job->moved) >= options_.hang) {
+      job->hung = true;
+      ORTHOMERGE_LOG(kError, "a worker's thread does not stop; only a restart gives it back")
+          .With("device", job->device)
+          .With("tenant", job->claimed.lease.key.tenant)
+          .With("job", job->claimed.lease.key.id)
+          .With("why", job->lost ? "its lease was lost" : "its job was cancelled or put back")
+          .With("seconds", absl::ToInt64Seconds(now - job->asked));
+      if (metrics_ != nullptr) metrics_->SetWorkerHung(job->device, true);
+    }
+    hung |= job->hung;
+  }
+  if (hung == std::exchange(hung_, hung) || options_.on_hung == nullptr) return;
+  mutex_.Unlock();
+  options_.on_hung(hung);
+  mutex_.Lock();
+}
+
 void LeaseKeeper::Run() {
   MutexLock lock(&mutex_);
   while (!done_) {
     const absl::Time now = options_.clock();
+    LookForHungThreads(now);
     absl::Duration wait = options_.renew;
     std::shared_ptr<HeldJob> due;
     for (const std::shared_ptr<HeldJob>& job : jobs_) {

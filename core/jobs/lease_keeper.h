@@ -1,6 +1,6 @@
 // The leases that this process holds: one thread renews them while their jobs move, learns of
-// cancels, and gives up a lease that may have passed to another worker. All writes under a lease go
-// through it.
+// cancels, gives up a lease that may have passed to another worker, and tells of worker threads
+// that do not stop. All writes under a lease go through it.
 #pragma once
 
 #include <functional>
@@ -42,7 +42,9 @@ struct HeldJob {
   absl::Time renewed;     // start of the last renewal that worked
   absl::Time renew_at;
   absl::Time stored = absl::InfinitePast();
-  absl::Time moved;  // when `progress` last grew
+  absl::Time moved;                           // when `progress` last grew
+  absl::Time asked = absl::InfiniteFuture();  // when its work was first told to stop
+  bool hung = false;                          // and has not, for too long
 };
 
 class LeaseKeeper {
@@ -85,9 +87,11 @@ class LeaseKeeper {
  private:
   void Run();
   void Renew(const std::shared_ptr<HeldJob>& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StopWork(HeldJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Lose(HeldJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void StopForDrain(HeldJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CheckLease(HeldJob& job, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LookForHungThreads(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   JobStore* const store_;
   EventHub* const hub_;
@@ -104,6 +108,7 @@ class LeaseKeeper {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hung_ ABSL_GUARDED_BY(mutex_) = false;  // what on_hung was told last
 };
 
 }  // namespace orthomerge

@@ -175,6 +175,7 @@ absl::StatusOr<std::unique_ptr<orthomerge::Plan>> MergeExecutor::MakeMergePlan(
   engine.memory_budget = options.memory_budget;
   engine.device = options.device;
   engine.header_cache = &header_cache_;
+  engine.allow_pickle = options_.allow_pickle;
   return MakePlan(*storage_, recipe, engine, call, diagnostics);
 }
 

@@ -18,7 +18,8 @@ struct MergeExecutorOptions {
   uint64_t default_memory_budget = 2 * kGiB;  // of jobs that name none
   uint64_t host_memory_budget = 0;            // of all jobs of a host together; 0: unlimited
   uint64_t header_cache_bytes = 64 * kMiB;
-  size_t max_models = 0;  // of a job; 0: as many as there are
+  size_t max_models = 0;      // of a job; 0: as many as there are
+  bool allow_pickle = false;  // torch files are inputs too
 };
 
 // Thread-safe. A job that names no device runs on the CPU: its plan, made before a worker is known,

@@ -136,6 +136,37 @@ absl::StatusOr<std::optional<JobRow>> NextToRun(JobRows& rows, const ClaimReques
   return std::optional<JobRow>(std::move(row));
 }
 
+struct BlockedJob {
+  int64_t number = 0;
+  std::string why;  // empty: it can run again
+};
+
+// The queued jobs that no worker can run, and those that are marked so and can.
+absl::StatusOr<std::vector<BlockedJob>> FindBlocked(JobRows& rows, const WorkerCapacity& capacity) {
+  std::vector<std::string> devices;
+  for (const std::string& device : capacity.devices) {
+    for (std::string& name : DeviceNames(device)) devices.push_back(std::move(name));
+  }
+  ASSIGN_OR_RETURN(SqliteQuery query,
+                   rows.database().Prepare(
+                       "SELECT number, device, memory_budget FROM job INDEXED BY job_claimable "
+                       "WHERE state = 'QUEUED' AND (memory_budget > ?1 OR device NOT IN "
+                       "(SELECT value FROM json_each(?2))) UNION ALL "
+                       "SELECT number, device, memory_budget FROM job INDEXED BY job_blocked "
+                       "WHERE blocked != '' AND memory_budget <= ?1 AND device IN "
+                       "(SELECT value FROM json_each(?2))"));
+  query.Bind(static_cast<int64_t>(
+      std::min<uint64_t>(capacity.memory, std::numeric_limits<int64_t>::max())));
+  query.Bind(DeviceList(devices));
+  std::vector<BlockedJob> jobs;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool found, query.Step());
+    if (!found) return jobs;
+    jobs.push_back(
+        {query.Int(0), WhyBlocked(capacity, query.Text(1), static_cast<uint64_t>(query.Int(2)))});
+  }
+}
+
 absl::Status TakeLease(JobRows& rows, JobRow& row, const ClaimRequest& request) {
   row.lease_id = NewLeaseId();
   return rows.database()
@@ -149,6 +180,40 @@ absl::Status TakeLease(JobRows& rows, JobRow& row, const ClaimRequest& request) 
 }
 
 }  // namespace
+
+absl::StatusOr<int> SqliteStore::MarkBlocked(const WorkerCapacity& capacity) {
+  return Write([&](JobRows& rows) -> absl::StatusOr<int> {
+    ASSIGN_OR_RETURN(const std::vector<BlockedJob> jobs, FindBlocked(rows, capacity));
+    int blocked = 0;
+    for (const auto& [number, why] : jobs) {
+      blocked += !why.empty();
+      ASSIGN_OR_RETURN(const int changed,
+                       rows.database().Run("UPDATE job SET blocked = ?1 WHERE number = ?2 AND "
+                                           "blocked != ?1",
+                                           why, number));
+      if (changed == 0) continue;
+      ASSIGN_OR_RETURN(JobRow row, rows.FindNumber(number));
+      RETURN_IF_ERROR(rows.Touch(row));
+      if (why.empty()) continue;
+      RETURN_IF_ERROR(rows.AddEvent(row, ToJson(JobEventBody(JobWarning{why})),
+                                    absl::StrCat("warning ", Sha256Hex(why))));
+    }
+    return blocked;
+  });
+}
+
+absl::StatusOr<bool> SqliteStore::SharesWorkArea(const JobKey& key) {
+  return Read([&](JobRows& rows) -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const JobRow row, rows.Find(key));
+    ASSIGN_OR_RETURN(
+        SqliteQuery query,
+        rows.database().Prepare(
+            "SELECT 1 FROM job INDEXED BY job_work_area WHERE end_time IS NULL AND "
+            "work_area != '' AND work_area = (SELECT work_area FROM job WHERE number "
+            "= ?1) AND number != ?1 AND state != 'CANCELLING' AND attempt > 0 LIMIT 1"));
+    return query.Bind(row.number).Step();
+  });
+}
 
 absl::StatusOr<std::optional<ClaimedJob>> SqliteStore::Claim(const ClaimRequest& request) {
   return Write([&](JobRows& rows) -> absl::StatusOr<std::optional<ClaimedJob>> {

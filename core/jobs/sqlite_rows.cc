@@ -92,12 +92,12 @@ absl::StatusOr<Job> JobRows::Load(int64_t number, bool whole) {
         database_.Prepare(
             whole ? "SELECT tenant, id, state, cancel_requested, progress, error, sequence, "
                     "version, create_time, update_time, start_time, end_time, request, spec, plan, "
-                    "result, publish_started, inputs, report FROM job "
+                    "result, publish_started, blocked, inputs, report FROM job "
                     "JOIN job_document ON job_document.job = number "
                     "LEFT JOIN job_result ON job_result.job = number WHERE number = ?"
                   : "SELECT tenant, id, state, cancel_requested, progress, error, sequence, "
                     "version, create_time, update_time, start_time, end_time, request, spec, plan, "
-                    "result, publish_started FROM job "
+                    "result, publish_started, blocked FROM job "
                     "JOIN job_document ON job_document.job = number "
                     "LEFT JOIN job_result ON job_result.job = number WHERE number = ?"));
     ASSIGN_OR_RETURN(const bool found, query.Bind(number).Step());
@@ -122,10 +122,11 @@ absl::StatusOr<Job> JobRows::Load(int64_t number, bool whole) {
       ASSIGN_OR_RETURN(job.result, FromJson<JobResult>(query.Text(15)));
     }
     job.publish_started = query.Int(16) != 0;
+    job.blocked = query.Text(17);
     if (whole) {
-      ASSIGN_OR_RETURN(JobPlan inputs, FromJson<JobPlan>(query.Text(17)));
+      ASSIGN_OR_RETURN(JobPlan inputs, FromJson<JobPlan>(query.Text(18)));
       job.plan.inputs = std::move(inputs.inputs);
-      if (job.result) job.result->report_json = query.Text(18);
+      if (job.result) job.result->report_json = query.Text(19);
     }
   }
   {
@@ -175,6 +176,7 @@ absl::Status JobRows::SetState(JobRow& row, const StateChanged& change) {
   RETURN_IF_ERROR(
       database_
           .Run("UPDATE job SET state = ?1, error = ?2, error_reason = ?3, end_time = ?4, "
+               "blocked = '', "
                "lease_id = iif(?5, lease_id, NULL), lease_owner = iif(?5, lease_owner, NULL), "
                "lease_expires = iif(?5, lease_expires, NULL), "
                "version = version + 1, update_time = ?6 WHERE number = ?7",

@@ -120,8 +120,20 @@ CREATE INDEX request_job ON request (job);
 CREATE INDEX request_expired ON request (expire_time) WHERE expire_time IS NOT NULL;
 )sql";
 
+constexpr char kVersion2[] = R"sql(
+-- Why no worker of this server can run the job.
+ALTER TABLE job ADD COLUMN blocked TEXT NOT NULL DEFAULT '';
+CREATE INDEX job_blocked ON job (number, device, memory_budget, blocked) WHERE blocked != '';
+-- Plan and output, for which the work area stands; '' without a plan.
+ALTER TABLE job ADD COLUMN work_area TEXT NOT NULL DEFAULT '';
+UPDATE job SET work_area = coalesce((SELECT json_extract(plan, '$.digest') || ' ' ||
+  json_extract(plan, '$.output_uri') FROM job_document WHERE job = number), '');
+CREATE INDEX job_work_area ON job (work_area, number, state, attempt)
+  WHERE end_time IS NULL AND work_area != '';
+)sql";
+
 // Step N brings version N to N + 1. Add to the end; never change what has been released.
-constexpr const char* kMigrations[] = {kVersion1};
+constexpr const char* kMigrations[] = {kVersion1, kVersion2};
 
 }  // namespace
 

@@ -120,6 +120,11 @@ absl::StatusOr<PagePosition> ParsePageToken(const JobQuery& query) {
                    "the page token is not one that this list gave; start again without it");
 }
 
+// What a work area stands for, as text.
+std::string WorkAreaOf(const JobPlan& plan) {
+  return plan.digest.empty() ? "" : absl::StrCat(plan.digest, " ", plan.output_uri);
+}
+
 int64_t Clamped(uint64_t value) {
   return static_cast<int64_t>(std::min<uint64_t>(value, std::numeric_limits<int64_t>::max()));
 }
@@ -192,11 +197,11 @@ absl::StatusOr<CreatedJob> SqliteStore::Create(const NewJob& job, int64_t max_qu
     RETURN_IF_ERROR(
         database
             .Run("INSERT INTO job (tenant, id, state, priority, method, device, memory_budget, "
-                 "run_at, max_attempts, create_time, update_time) "
-                 "VALUES (?, ?, 'QUEUED', ?, ?, ?, ?, ?, ?, ?, ?)",
+                 "run_at, max_attempts, create_time, update_time, work_area) "
+                 "VALUES (?, ?, 'QUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                  job.key.tenant, job.key.id, job.spec.priority, job.plan.method, job.spec.device,
                  Clamped(job.plan.memory_budget), rows.now(), job.spec.max_attempts, rows.now(),
-                 rows.now())
+                 rows.now(), WorkAreaOf(job.plan))
             .status());
     JobRow row;
     row.number = database.LastRowId();

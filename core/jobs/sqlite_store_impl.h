@@ -33,6 +33,8 @@ class SqliteStore : public JobStore {
   absl::Status Delete(const JobKey& key, std::optional<int64_t> version) override;
   absl::StatusOr<EventPage> Events(const JobKey& key, int64_t after_sequence, int limit) override;
   absl::StatusOr<JobCounts> Counts() override;
+  absl::StatusOr<int> MarkBlocked(const WorkerCapacity& capacity) override;
+  absl::StatusOr<bool> SharesWorkArea(const JobKey& key) override;
 
   absl::StatusOr<std::optional<ClaimedJob>> Claim(const ClaimRequest& request) override;
   absl::StatusOr<bool> Renew(const Lease& lease, absl::Duration extension,

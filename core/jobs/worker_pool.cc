@@ -74,7 +74,10 @@ void WorkerPool::Drain(absl::Duration budget) {
 }
 
 void WorkerPool::Work(const std::string& device) {
-  if (metrics_ != nullptr) metrics_->SetWorkerBusy(device, false);
+  if (metrics_ != nullptr) {
+    metrics_->SetWorkerBusy(device, false);
+    metrics_->SetWorkerHung(device, false);
+  }
   for (;;) {
     uint64_t wakes = 0;
     {
@@ -99,7 +102,7 @@ std::shared_ptr<HeldJob> WorkerPool::Claim(const std::string& device) {
   MutexLock lock(&claiming_);
   ClaimRequest request;
   request.worker = absl::StrCat(options_.name, "/", device);
-  request.devices = {"", device.substr(0, device.find(':')), device};
+  request.devices = DeviceNames(device);
   const uint64_t used = keeper_->memory();
   request.free_memory = options_.host_memory_budget - std::min(used, options_.host_memory_budget);
   request.lease = options_.lease;
@@ -273,15 +276,20 @@ void WorkerPool::FinishCancel(HeldJob& job) {
 }
 
 bool WorkerPool::CleanUp(HeldJob& job, absl::Status* error) {
-  keeper_->Moved(job);
   absl::Duration pause = options_.write_retry;
   for (int i = 0; i < kCleanUpTries; ++i, pause *= 4) {
     if (i > 0) keeper_->Pause(pause);
     if (job.clean_up.cancelled()) return false;
-    CallOptions call;
-    call.cancellation = &job.clean_up;
-    call.deadline = absl::Now() + kDiscardTime;
-    *error = executor_->Discard(job.claimed.job, call);
+    keeper_->Moved(job);
+    // The last of those who share a work area removes it.
+    const absl::StatusOr<bool> shared = store_->SharesWorkArea(job.claimed.job.key);
+    *error = shared.status();
+    if (shared.ok() && !*shared) {
+      CallOptions call;
+      call.cancellation = &job.clean_up;
+      call.deadline = absl::Now() + kDiscardTime;
+      *error = executor_->Discard(job.claimed.job, call);
+    }
     if (error->ok()) return true;
   }
   return !job.clean_up.cancelled();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -31,8 +32,13 @@ struct WorkerPoolOptions {
   int threads = 0;                   // of each running job; 0: one per CPU
   absl::Duration lease = absl::Seconds(30);
   absl::Duration renew = absl::Seconds(10);
-  absl::Duration assume_lost = absl::Seconds(20);    // since the last renewal that worked
-  absl::Duration stuck = absl::Minutes(10);          // no renewal once nothing moved for so long
+  absl::Duration assume_lost = absl::Seconds(20);  // since the last renewal that worked
+  absl::Duration stuck = absl::Minutes(10);        // no renewal once nothing moved for so long
+  // Of a thread that was told to stop (its lease lost, its job cancelled) and neither does nor
+  // moves anything: it counts as hung, for it may never come back.
+  absl::Duration hang = absl::Minutes(5);
+  std::function<void(bool)>
+      on_hung;  // told when the first thread hangs, and when none does any more
   absl::Duration store_progress = absl::Seconds(2);  // at most so often
   absl::Duration poll = absl::Seconds(1);            // for jobs that nobody told
   absl::Duration patience = absl::Minutes(1);  // of a job that waits for memory which others free
@@ -81,7 +87,8 @@ class WorkerPool {
   // What is in place of a job's output when it is about to fail for good.
   absl::StatusOr<std::optional<JobResult>> LookForOutput(HeldJob& job);
   void FinishCancel(HeldJob& job);
-  // Lets the executor remove what attempts left; a few tries. False: stopped or lost meanwhile.
+  // Lets the executor remove what attempts left, unless it is another job's work too; a few tries.
+  // False: stopped or lost meanwhile.
   bool CleanUp(HeldJob& job, absl::Status* error);
   void Release(HeldJob& job);
   absl::Duration Backoff(int failures);

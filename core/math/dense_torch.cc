@@ -1,26 +1,25 @@
-// The LibTorch side of core/math/linalg.h: a module of its own, compiled as C++17.
+// The LibTorch side of core/math/linalg.h: a module of its own, compiled as C++17. Here are devices
+// and the border to LibTorch; the operations are in dense_spectral.cc and dense_descent.cc.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/linalg_svd.h>
-#include <ATen/ops/matmul.h>
+#include <ATen/ops/mm.h>
 #include <c10/core/Device.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
 #include <torch/version.h>
 
-#include <cstring>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/mutex.h"
 #include "core/base/status.h"
+#include "core/math/dense_tasks.h"
 #include "core/math/linalg.h"
 
 namespace orthomerge {
@@ -63,31 +62,84 @@ class TorchAlgebra : public DenseAlgebra {
 
   std::string numerics_class() const override { return class_; }
 
-  absl::StatusOr<double> Isotropic(double* matrix, int64_t m, int64_t n) const override {
-    if (device_.is_cpu()) return Compute(matrix, m, n);
-    // One matrix at a time, so that the memory of a GPU must hold only one.
-    const MutexLock lock(&mutex_);
-    return Compute(matrix, m, n);
+  absl::Status IsoC(const TaskMatrices& tasks, double* merged) const override {
+    return Compute("Iso-C", tasks.m, tasks.n, merged,
+                   [&] { return MergeIsoC(DeviceTasks(tasks, device_)); });
+  }
+  absl::Status IsoCts(const TaskMatrices& tasks, const CtsSplit& split,
+                      double* merged) const override {
+    return Compute("Iso-CTS", tasks.m, tasks.n, merged,
+                   [&] { return MergeIsoCts(DeviceTasks(tasks, device_), split); });
+  }
+  absl::Status TsvM(const TaskMatrices& tasks, int64_t k, double* merged) const override {
+    return Compute("TSV-M", tasks.m, tasks.n, merged,
+                   [&] { return MergeTsvM(DeviceTasks(tasks, device_), k); });
+  }
+  absl::Status Wudi(const TaskMatrices& tasks, const Descent& descent,
+                    double* merged) const override {
+    return Compute("WUDI", tasks.m, tasks.n, merged,
+                   [&] { return MergeWudi(DeviceTasks(tasks, device_), descent); });
+  }
+  absl::Status Doge(const TaskMatrices& tasks, const DogeProblem& problem,
+                    double* delta) const override {
+    return Compute("DOGE", tasks.m, tasks.n, delta,
+                   [&] { return SolveDoge(DeviceTasks(tasks, device_), problem); });
+  }
+
+  absl::StatusOr<int64_t> Align(const TaskMatrices& tasks, double smallest,
+                                double* basis) const override {
+    int64_t rank = 0;
+    RETURN_IF_ERROR(Compute("KnOTS", tasks.m, tasks.n, basis, [&] {
+      const DeviceTasks device(tasks, device_);
+      const at::Tensor u = CommonBasis(device, smallest);
+      rank = u.size(1);
+      for (int64_t i = 0; i < tasks.count(); ++i) {
+        const at::Tensor coordinates = at::mm(u.t(), device.Wide(i)).to(device.type());
+        device.Host(i).narrow(0, 0, rank).copy_(coordinates);
+      }
+      return u;
+    }));
+    return rank;
+  }
+
+  absl::Status Multiply(const double* a, const double* b, int64_t m, int64_t k, int64_t n,
+                        double* product) const override {
+    return Compute("product", m, n, product, [&] {
+      return at::mm(FromHost(a, m, k).to(device_), FromHost(b, k, n).to(device_));
+    });
   }
 
  private:
-  absl::StatusOr<double> Compute(double* matrix, int64_t m, int64_t n) const {
+  static at::Tensor FromHost(const double* data, int64_t m, int64_t n) {
+    return at::from_blob(const_cast<double*>(data), {m, n}, at::kDouble);
+  }
+
+  // Writes what `compute` gives into `result`. One matrix at a time where it is not the CPU, so
+  // that the memory of a GPU must hold only one.
+  template <class Call>
+  absl::Status Compute(const char* what, int64_t m, int64_t n, double* result,
+                       const Call& compute) const {
+    if (device_.is_cpu()) return ComputeNow(what, m, n, result, compute);
+    const MutexLock lock(&mutex_);
+    return ComputeNow(what, m, n, result, compute);
+  }
+
+  template <class Call>
+  absl::Status ComputeNow(const char* what, int64_t m, int64_t n, double* result,
+                          const Call& compute) const {
     if (at::get_num_threads() != 1) at::set_num_threads(1);
     try {
       const c10::InferenceMode inference;
-      const at::Tensor t = at::from_blob(matrix, {m, n}, at::kDouble).to(device_);
-      const auto [u, s, vh] = at::linalg_svd(t, /*full_matrices=*/false);
-      const double mean = s.mean().item<double>();
-      const at::Tensor q = at::matmul(u, vh).to(at::kCPU).contiguous();
-      std::memcpy(matrix, q.data_ptr<double>(), static_cast<size_t>(m * n) * sizeof(double));
-      return mean;
+      const at::Tensor computed = compute();
+      at::from_blob(result, computed.sizes(), at::kDouble).copy_(computed);
+      return absl::OkStatus();
     } catch (const std::exception& error) {
-      const std::string what = error.what();
-      const bool memory = absl::StrContains(what, "out of memory");
-      return MakeError(
-          memory ? Reason::kOutOfMemory : Reason::kInternal,
-          absl::StrCat("singular value decomposition of a ", m, " x ", n, " matrix on ",
-                       device_.str(), ": ", what.substr(0, what.find('\n'))));
+      const std::string text = error.what();
+      const bool memory =
+          absl::StrContains(text, "out of memory") || absl::StrContains(text, "not enough memory");
+      return MakeError(memory ? Reason::kOutOfMemory : Reason::kInternal,
+                       absl::StrCat(what, " of a ", m, " x ", n, " matrix on ", device_.str(), ": ",
+                                    text.substr(0, text.find('\n'))));
     }
   }
 

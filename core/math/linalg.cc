@@ -1,6 +1,7 @@
 #include "core/math/linalg.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -17,6 +18,8 @@ constexpr char kModule[] = "liborthomerge_dense.so";
 
 absl::StatusOr<const DenseModule*> Load() {
   UseOneBlasThread();
+  // Matrices go back to the system at once: what is free within the heap would count, too.
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
   std::error_code error;
   const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);
   const std::string folder = executable.parent_path().string();
@@ -75,10 +78,41 @@ void UseOneBlasThread() {
   }
 }
 
-int64_t IsotropicWorkingBytes(int64_t m, int64_t n) {
+// Each is the largest of the operation's stages, with the singular value decomposition that Polar
+// and Leading fall back to: copy, U, V^T, and the workspace of the divide-and-conquer algorithm.
+int64_t IsoCWorkingBytes(int64_t m, int64_t n) {
   const int64_t r = std::min(m, n);
-  // Copy of the matrix, U, V^T, their product, and the workspace of the divide-and-conquer SVD.
-  return 8 * (2 * m * n + 2 * (m + n) * r + 7 * r * r);
+  return 8 * (4 * m * n + 9 * r * r);
+}
+
+int64_t IsoCtsWorkingBytes(int64_t m, int64_t n) {
+  const int64_t r = std::min(m, n);
+  return 8 * (6 * m * n + 14 * r * r);
+}
+
+int64_t TsvMWorkingBytes(int64_t m, int64_t n) {
+  const int64_t r = std::min(m, n);
+  return 8 * (6 * m * n + 14 * r * r);
+}
+
+int64_t WudiWorkingBytes(int64_t m, int64_t n, bool f64) {
+  const int64_t width = f64 ? 8 : 4;
+  const int64_t before = 8 * (4 * m * n + 2 * n * n);
+  const int64_t steps = 8 * m * n + width * (m * n + n * n + 6 * std::min<int64_t>(m, 512) * n);
+  return std::max(before, steps);
+}
+
+int64_t DogeWorkingBytes(int64_t m, int64_t n, bool f64) {
+  const int64_t r = std::min(m, n), width = f64 ? 8 : 4;
+  const int64_t before = 8 * (6 * m * n + 9 * r * r);
+  const int64_t steps = width * (6 * m * n + (2 * m + n) * r) + (int64_t{1} << 18);
+  return std::max(before, steps);
+}
+
+int64_t AlignWorkingBytes(int64_t m, int64_t n, int64_t tasks) {
+  const int64_t all = tasks * n;
+  if (all < m) return 8 * (4 * m * all + 9 * all * all + 2 * m * n);
+  return 8 * (2 * m * n + 6 * m * m);
 }
 
 const std::vector<std::string>& ComputeDevices() {

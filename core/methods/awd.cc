@@ -9,31 +9,11 @@
 #include "core/methods/awd_metrics.h"
 #include "core/methods/awd_solver.h"
 #include "core/methods/elements.h"
+#include "core/methods/gram.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {
 namespace {
-
-size_t PairsOf(int k) { return static_cast<size_t>(k) * (k + 1) / 2; }
-
-// Adds the products of all pairs of rows to the lanes of `partial`.
-void AddGram(const Region& region, absl::Span<double> lanes) {
-  const auto k = static_cast<int>(region.rows.size());
-  if (!region.f64) {
-    std::vector<const float*> rows(region.rows.size());
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = region.row_as<float>(i);
-    BestKernels().gram(rows.data(), k, region.elements, lanes.data());
-    return;
-  }
-  double* pair = lanes.data();
-  for (int a = 0; a < k; ++a) {
-    for (int b = a; b < k; ++b, pair += kLanes) {
-      for (int64_t i = 0; i < region.elements; ++i) {
-        pair[i % kLanes] += region.row_as<double>(a)[i] * region.row_as<double>(b)[i];
-      }
-    }
-  }
-}
 
 enum class Granularity { kModel, kTensor, kRow };
 enum class Scale { kRaw, kUnit, kRelative };
@@ -86,7 +66,7 @@ class AwdProgram : public TensorProgram {
   bool takes_part(int) const override { return true; }
 
   void Accumulate(int, const Region& region, const Solved&, Accumulator& partial) const override {
-    AddGram(region, partial.lanes);
+    AddGram(region.rows, region.f64, region.elements, partial.lanes);
   }
 
   absl::Status Emit(const Region& region, const Solved& solved,
@@ -119,7 +99,7 @@ class AwdRowProgram : public TensorProgram {
   bool takes_part(int) const override { return true; }
 
   void Accumulate(int, const Region& region, const Solved&, Accumulator& partial) const override {
-    AddGram(region, partial.lanes);
+    AddGram(region.rows, region.f64, region.elements, partial.lanes);
   }
 
   absl::Status Emit(const Region& region, const Solved& solved,
@@ -127,21 +107,12 @@ class AwdRowProgram : public TensorProgram {
     const double model_norm = solved.rounds[round_].model[0];
     const size_t width = region.f64 ? sizeof(double) : sizeof(float);
     for (int64_t row = 0; row < region.elements; row += region.columns) {
-      const auto at = [&](const void* p) {
-        return const_cast<char*>(static_cast<const char*>(p)) + static_cast<size_t>(row) * width;
-      };
-      std::vector<void*> rows;
-      for (void* source : region.rows) rows.push_back(at(source));
-      Region one = region;
-      one.offset = region.offset + row;
-      one.elements = region.columns;
-      one.base = at(region.base);
-      one.rows = rows;
-      one.counts = region.counts == nullptr ? nullptr : region.counts + row;
-      const std::vector<double> gram = RowGram(one);
-      const auto k = static_cast<int>(rows.size());
-      WeightedSum(one, Factors(settings_.SolveUnit(gram, k, model_norm).c, settings_.lambda),
-                  /*add_base=*/true, at(sinks[0]));
+      const RegionSlice slice(region, row, region.columns);
+      const std::vector<double> gram = GramOf(slice.region());
+      const auto k = static_cast<int>(region.rows.size());
+      WeightedSum(
+          slice.region(), Factors(settings_.SolveUnit(gram, k, model_norm).c, settings_.lambda),
+          /*add_base=*/true, static_cast<char*>(sinks[0]) + static_cast<size_t>(row) * width);
     }
     return absl::OkStatus();
   }
@@ -149,36 +120,6 @@ class AwdRowProgram : public TensorProgram {
   std::string description() const override { return "disentangled row by row"; }
 
  private:
-  // Lanes and leaves count from the row's start; elements that do not count are left out.
-  static std::vector<double> RowGram(const Region& row) {
-    const auto k = static_cast<int>(row.rows.size());
-    std::vector<double> pairs(PairsOf(k), 0.0);
-    std::vector<double> lanes(pairs.size() * kLanes);
-    const size_t width = row.f64 ? sizeof(double) : sizeof(float);
-    for (int64_t leaf = 0; leaf < row.elements; leaf += kLeafElements) {
-      Region part = row;
-      part.elements = std::min(kLeafElements, row.elements - leaf);
-      std::vector<std::vector<char>> finite;
-      std::vector<void*> rows;
-      for (void* source : row.rows) {
-        char* from = static_cast<char*>(source) + static_cast<size_t>(leaf) * width;
-        if (row.counts != nullptr) {
-          finite.emplace_back(from, from + static_cast<size_t>(part.elements) * width);
-          from = finite.back().data();
-          for (int64_t i = 0; i < part.elements; ++i) {
-            if (row.counts[leaf + i] == 0) std::fill_n(from + i * width, width, 0);
-          }
-        }
-        rows.push_back(from);
-      }
-      part.rows = rows;
-      std::fill(lanes.begin(), lanes.end(), 0.0);
-      AddGram(part, absl::MakeSpan(lanes));
-      for (size_t p = 0; p < pairs.size(); ++p) pairs[p] += FoldLanes(&lanes[p * kLanes]);
-    }
-    return FullGram(pairs, k);
-  }
-
   const Settings settings_;
   const int round_;
 };

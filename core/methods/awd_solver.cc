@@ -159,15 +159,6 @@ double Mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-std::vector<double> FullGram(absl::Span<const double> pairs, int k) {
-  std::vector<double> gram(static_cast<size_t>(k) * k);
-  size_t p = 0;
-  for (int i = 0; i < k; ++i) {
-    for (int j = i; j < k; ++j, ++p) gram[i * k + j] = gram[j * k + i] = pairs[p];
-  }
-  return gram;
-}
-
 AwdHealth CheckAwd(const AwdSolution& solution, absl::Span<const double> gram, int k,
                    const AwdParameters& parameters) {
   if (k < 2 || parameters.iters == 0 || solution.gradient_norm < 1e-9) return AwdHealth::kFine;

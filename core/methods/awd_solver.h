@@ -53,9 +53,6 @@ std::vector<double> DisentangledGram(absl::Span<const double> gram, const std::v
 std::vector<double> Norms(absl::Span<const double> gram, int k);
 double Mean(const std::vector<double>& values);
 
-// A full symmetric matrix from its pairs a <= b, row by row.
-std::vector<double> FullGram(absl::Span<const double> pairs, int k);
-
 // What is wrong with running these parameters on this Gram matrix, if anything.
 enum class AwdHealth { kFine, kNoOp, kUnstable };
 AwdHealth CheckAwd(const AwdSolution& solution, absl::Span<const double> gram, int k,

@@ -15,6 +15,9 @@ class ChainProgram : public TensorProgram {
       : tensor_(std::move(tensor)), methods_(methods), programs_(std::move(programs)) {}
 
   Access access() const override { return programs_.back()->access(); }
+  int64_t row_elements(const OutputTensor& tensor) const override {
+    return programs_.back()->row_elements(tensor);
+  }
 
   bool takes_part(int round) const override {
     const size_t part = PartOf(round);
@@ -84,8 +87,8 @@ class Chain : public Method {
   absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
     int first_round = 0;
     for (const auto& method : methods_) {
-      RETURN_IF_ERROR(method->Prepare(tensors));
       method->set_first_round(first_round);
+      RETURN_IF_ERROR(method->Prepare(tensors));
       first_round += static_cast<int>(method->rounds().size());
     }
     return absl::OkStatus();
@@ -114,6 +117,11 @@ class Chain : public Method {
     size_t part = methods_.size() - 1;
     while (part > 0 && methods_[part]->first_round() > round) --part;
     return methods_[part]->Solve(round - methods_[part]->first_round(), folded, solved);
+  }
+
+  std::vector<ScalarSpec> scalars() const override { return methods_.back()->scalars(); }
+  std::vector<double> ScalarValues(const Solved& solved) const override {
+    return methods_.back()->ScalarValues(solved);
   }
 
   void Report(const Solved& solved, MethodReport* report) const override {

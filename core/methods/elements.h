@@ -12,6 +12,17 @@ namespace orthomerge {
 // dst = base + sum_k c[k] * rows[k] in the working dtype, models in order; without `base`, the sum.
 void WeightedSum(const Region& region, const std::vector<double>& c, bool add_base, void* dst);
 
+// Carries what is not finite: elements that do not count become base + the sum of the rows.
+template <class T>
+void CarryNonFinite(const Region& region, T* out) {
+  if (region.counts == nullptr) return;
+  for (int64_t i = 0; i < region.elements; ++i) {
+    if (region.counts[i] != 0) continue;
+    out[i] = region.base_as<T>()[i];
+    for (size_t k = 0; k < region.rows.size(); ++k) out[i] += region.row_as<T>(k)[i];
+  }
+}
+
 // Emits the weighted sum with fixed coefficients.
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,
                                                std::string description);

@@ -22,6 +22,8 @@ absl::StatusOr<std::vector<double>> TensorProgram::SolveTensor(int, const Tensor
 
 absl::Status Method::Solve(int, const Folded&, Solved*) const { return absl::OkStatus(); }
 
+std::vector<double> Method::ScalarValues(const Solved&) const { return {}; }
+
 absl::Status Method::CheckTransform() const {
   return MakeError(Reason::kUnsupported, "this method is no transform");
 }

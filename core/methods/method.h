@@ -115,8 +115,19 @@ struct Solved {
 
 // One tensor that a program writes. Sinks have as many elements as the tensor.
 struct SinkSpec {
-  std::string artifact;  // "" is the merged model; others become folders of the output
+  // "" is the merged model; PATH.safetensors becomes that file of the output, others folders.
+  std::string artifact;
   DType dtype = DType::kF32;
+  // A mask, for programs that are not by row: U8 of shape [ceil(n / 8)], whatever `dtype` says.
+  // Bit i mod 8 (the lowest first) of byte i / 8 is 1 where the value written for element i is not
+  // 0; what is left of the last byte is 0.
+  bool bits = false;
+};
+
+// A number beside an artifact's tensors, a float64 scalar of that name.
+struct ScalarSpec {
+  std::string artifact;
+  std::string name;
 };
 
 class TensorProgram {
@@ -124,6 +135,8 @@ class TensorProgram {
   virtual ~TensorProgram() = default;
 
   virtual Access access() const { return Access::kElement; }
+  // Elements of a row, where access is by row.
+  virtual int64_t row_elements(const OutputTensor& tensor) const { return tensor.columns(); }
   // `round` counts from 0 in every method.
   virtual bool takes_part(int round) const {
     (void)round;
@@ -154,7 +167,7 @@ class TensorProgram {
   virtual std::vector<SinkSpec> sinks(const OutputTensor& tensor) const {
     return {{"", tensor.dtype}};
   }
-  // Bytes that Emit needs beside its region and sinks.
+  // Bytes that Emit needs for so many elements beside its region and sinks.
   virtual int64_t working_bytes(int64_t elements) const {
     (void)elements;
     return 0;
@@ -179,7 +192,8 @@ class Method {
   virtual bool needs_base_values() const { return wants_task_vectors(); }
   // Uses core/math/linalg.h, whose numerics class then belongs to the plan.
   virtual bool uses_dense_algebra() const { return false; }
-  // Called once with all tensors that the method will compile, before the first Compile.
+  // Called once with all tensors that the method will compile, before the first Compile;
+  // first_round() is known.
   virtual absl::Status Prepare(absl::Span<const OutputTensor> tensors) {
     (void)tensors;
     return absl::OkStatus();
@@ -191,6 +205,9 @@ class Method {
   // Turns the folded partials of `round` (from 0 in every method) into
   // solved->rounds[first_round() + round], which exists and is empty.
   virtual absl::Status Solve(int round, const Folded& folded, Solved* solved) const;
+  // Numbers to write beside the sinks, in the order of scalars(): every round is solved.
+  virtual std::vector<ScalarSpec> scalars() const { return {}; }
+  virtual std::vector<double> ScalarValues(const Solved& solved) const;
   // Whether Map does what the parameters ask for; only transforms say OK.
   virtual absl::Status CheckTransform() const;
   // A transform's map: replaces the task vectors in the region's rows.

@@ -87,6 +87,20 @@ void AddVectorSchemas(std::vector<MethodSchema>* methods) {
                       .help = "how the entries with the elected sign become one"},
                      Exclude("copied from the base")},
   });
+  methods->push_back({
+      .name = "model_stock",
+      .summary = "Model Stock: between base and mean, by the angle between the task vectors",
+      .source = "arXiv 2403.19522",
+      .needs_base = true,
+      .min_models = 2,
+      .accepts_transform = true,
+      .exactness = "exact",
+      .parameters = {{.name = "filter_wise",
+                      .type = Type::kBool,
+                      .default_value = false,
+                      .help = "a ratio for each row (along the first axis) instead of each tensor"},
+                     Exclude("copied from the base")},
+  });
 }
 
 }  // namespace orthomerge

@@ -121,6 +121,9 @@ struct Metrics::Families {
       AddHistogram(*registry, "orthomerge_merge_phase_seconds", "Duration of a job's stages.");
   Family<Gauge>* worker_busy =
       AddGauge(*registry, "orthomerge_worker_busy", "1 while the device's worker runs a job.");
+  Family<Gauge>* worker_hung =
+      AddGauge(*registry, "orthomerge_worker_hung",
+               "1 while the thread of the device's worker does not stop though it was told to.");
 
   Family<Counter>* storage_requests =
       AddCounter(*registry, "orthomerge_storage_requests_total", "Calls to object storage.");
@@ -240,6 +243,10 @@ void Metrics::ObservePhase(absl::string_view phase, absl::string_view device, do
 
 void Metrics::SetWorkerBusy(absl::string_view device, bool busy) {
   families_->worker_busy->Add({{"device", std::string(device)}}).Set(busy ? 1 : 0);
+}
+
+void Metrics::SetWorkerHung(absl::string_view device, bool hung) {
+  families_->worker_hung->Add({{"device", std::string(device)}}).Set(hung ? 1 : 0);
 }
 
 void Metrics::StorageRequest(absl::string_view backend, absl::string_view operation,

@@ -38,6 +38,7 @@ class Metrics {
   void AddMergeTensors(absl::string_view method, double count);
   void ObservePhase(absl::string_view phase, absl::string_view device, double seconds);
   void SetWorkerBusy(absl::string_view device, bool busy);
+  void SetWorkerHung(absl::string_view device, bool hung);
 
   // Storage.
   void StorageRequest(absl::string_view backend, absl::string_view operation,

@@ -6,7 +6,13 @@
 
 namespace orthomerge {
 
+// By one of the two.
+Recipe ReadRecipe(const YamlValue& root, Reader* reader);
+
 Recipe ReadNativeRecipe(const YamlValue& root, Reader* reader);
 Recipe ReadMergekitRecipe(const YamlValue& root, Reader* reader);
+
+// Adds what was found in the order of the file, and not more than anyone reads.
+void AddSorted(const Diagnostics& found, const std::string& file, Diagnostics* diagnostics);
 
 }  // namespace orthomerge

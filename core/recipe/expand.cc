@@ -2,96 +2,31 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "core/recipe/dialects.h"
 #include "core/recipe/layers.h"
 #include "core/recipe/modules.h"
+#include "core/recipe/resolve.h"
 
 namespace orthomerge {
 namespace {
 
-constexpr size_t kMostTensors = 2'000'000;  // slices may repeat layers at will
+// Slices may repeat layers at will, and recipes may name one model many times.
+constexpr size_t kMostTensors = 500'000;
+constexpr size_t kMostSources = 20'000'000;
 
-// The levels of a recipe that may say something about one parameter, the nearest first.
-struct Levels {
-  const ParameterSchema* schema = nullptr;
-  std::vector<const Setting*> settings = {};
-  std::string field = {};
-  size_t missing = 0;  // tensors for which no level has a value
-  std::string first_missing = {};
-};
-
-// All parameters of a method for one source (or, without a source, for the method itself).
-class Resolver {
- public:
-  Resolver(const MethodSchema& method, bool per_model, absl::Span<const Settings* const> settings,
-           const std::string& field) {
-    for (const ParameterSchema& schema : method.parameters) {
-      if (schema.per_model != per_model) continue;
-      Levels levels{.schema = &schema, .field = absl::StrCat(field, schema.name)};
-      bool always_yields = false;
-      for (const Settings* level : settings) {
-        const auto found = level->find(schema.name);
-        if (found == level->end() || always_yields) continue;
-        levels.settings.push_back(&found->second);
-        always_yields = found->second.always_yields();
-      }
-      if (const std::optional<ParameterValue> value = Constant(levels)) {
-        constants_.emplace(schema.name, *value);
-      } else if (!levels.settings.empty() || !schema.optional) {
-        varying_.push_back(std::move(levels));
-      }
-    }
-  }
-
-  ParameterMap Resolve(absl::string_view tensor, double depth) {
-    ParameterMap result = constants_;
-    for (Levels& levels : varying_) {
-      std::optional<ParameterValue> value;
-      for (const Setting* setting : levels.settings) {
-        value = setting->At(tensor, depth);
-        if (value.has_value()) break;
-      }
-      if (!value.has_value()) value = levels.schema->default_value;
-      if (value.has_value()) {
-        result.emplace(levels.schema->name, *std::move(value));
-      } else if (!levels.schema->optional && levels.missing++ == 0) {
-        levels.first_missing = std::string(tensor);
-      }
-    }
-    return result;
-  }
-
-  void ReportMissing(absl::string_view method, const SourceLocation& location,
-                     Diagnostics* diagnostics) const {
-    for (const Levels& levels : varying_) {
-      if (levels.missing == 0) continue;
-      const std::string others =
-          levels.missing == 1 ? "" : absl::StrCat(" and ", levels.missing - 1, " more");
-      diagnostics->Error(
-          Reason::kMissingKey,
-          absl::StrCat("no value for tensor ", levels.first_missing, others, "; '", method,
-                       "' needs one for every tensor: add a rule without a "
-                       "filter, or a value at a higher level"),
-          levels.field, location);
-    }
-  }
-
- private:
-  // The value that every tensor gets, if there is one.
-  static std::optional<ParameterValue> Constant(const Levels& levels) {
-    if (levels.settings.empty()) return levels.schema->default_value;
-    const Setting::Rule& rule = levels.settings[0]->rules()[0];
-    if (!rule.filter.matches_all() || rule.values.size() > 1) return std::nullopt;
-    return rule.values[0];
-  }
-
-  ParameterMap constants_;
-  std::vector<Levels> varying_;
-};
+bool CheckSources(size_t sources, Diagnostics* diagnostics) {
+  if (sources <= kMostSources) return true;
+  diagnostics->Error(Reason::kOutOfRange, absl::StrCat("the output would be made from ", sources,
+                                                       " tensors; at most ", kMostSources));
+  return false;
+}
 
 // One slice, ready to make tensors.
 class SliceExpander {
@@ -117,6 +52,7 @@ class SliceExpander {
     }
   }
 
+  size_t sources() const { return rows_.size() + (base_ != nullptr ? 1 : 0); }
   // Whose tensors give the names.
   int leader() const { return leader_; }
   const RecipeSource& leading_source() const {
@@ -169,7 +105,7 @@ class SliceExpander {
 struct Part {
   std::vector<std::string> own_names;  // of a module that is not the whole model
   absl::Span<const std::string> names;
-  std::optional<ModelLayers> layers;
+  std::shared_ptr<const ModelLayers> layers;  // shared by inputs with the same names
 };
 
 class MergekitExpander {
@@ -205,13 +141,26 @@ class MergekitExpander {
     if (!is_new) return part;
     part.names = names_[origin];
     if (!is_whole_model()) {
-      for (const std::string& name : names_[origin]) {
-        if (ModuleOf(module_names_, name) == module_) part.own_names.push_back(name);
+      const std::vector<int>& modules = ModulesOf(origin);
+      for (size_t i = 0; i < modules.size(); ++i) {
+        if (modules[i] == module_) part.own_names.push_back(names_[origin][i]);
       }
       part.names = part.own_names;
     }
-    part.layers.emplace(part.names);
+    for (const auto& [other_origin, other] : parts_) {
+      if (other.layers != nullptr && other.names == part.names) part.layers = other.layers;
+    }
+    if (part.layers == nullptr) part.layers = std::make_shared<const ModelLayers>(part.names);
     return part;
+  }
+
+  const std::vector<int>& ModulesOf(int origin) {
+    std::vector<int>& modules = modules_[origin];
+    if (!modules.empty()) return modules;
+    for (const std::string& name : names_[origin]) {
+      modules.push_back(ModuleOf(module_names_, name));
+    }
+    return modules;
   }
 
   void CheckThatAllBelongToModules() {
@@ -220,9 +169,9 @@ class MergekitExpander {
         recipe_.base.has_value() ? 0 : recipe_.modules[0].slices[0].sources[0].origin;
     size_t count = 0;
     std::string first;
-    for (const std::string& name : names_[origin]) {
-      if (ModuleOf(module_names_, name) >= 0) continue;
-      if (count++ == 0) first = name;
+    const std::vector<int>& modules = ModulesOf(origin);
+    for (size_t i = 0; i < modules.size(); ++i) {
+      if (modules[i] < 0 && count++ == 0) first = names_[origin][i];
     }
     if (count == 0) return;
     diagnostics_.Error(
@@ -241,6 +190,7 @@ class MergekitExpander {
                          "no tensor's name has this module's name among its parts", module.field,
                          module.location);
     }
+    if (!AddSources(part.names.size() * module.slices[0].sources.size())) return;
     tensors_.reserve(tensors_.size() + part.names.size());
     for (size_t i = 0; i < part.names.size(); ++i) {
       const LayerPlace& place = part.layers->places()[i];
@@ -259,6 +209,7 @@ class MergekitExpander {
       const RecipeSlice& slice = module.slices[i];
       SliceExpander expander(recipe_, module, slice, method_);
       if (!FindPrefix(expander.leader(), slice) || !CheckRanges(slice)) continue;
+      if (is_full_) return;
       if (i == 0) AddOutside(&expander, /*before=*/true);
       AddLayers(&expander, first_layer);
       if (i + 1 == module.slices.size()) AddOutside(&expander, /*before=*/false);
@@ -276,7 +227,7 @@ class MergekitExpander {
   // What the layers are called, which must be the same in all slices. False after a fault.
   bool FindPrefix(int origin, const RecipeSlice& slice) {
     const ModelLayers& layers = *PartOf(origin).layers;
-    const int stack = layers.MainStack();
+    const int stack = layers.main_stack();
     if (stack < 0) {
       std::string found;
       for (const LayerStack& other : layers.stacks()) {
@@ -318,6 +269,13 @@ class MergekitExpander {
     return is_good;
   }
 
+  bool AddSources(size_t count) {
+    if (is_full_) return false;
+    sources_ += count;
+    is_full_ = !CheckSources(sources_, &diagnostics_);
+    return !is_full_;
+  }
+
   bool IsInStack(const Part& part, size_t i) const {
     const int stack = part.layers->places()[i].stack;
     return stack >= 0 && part.layers->stacks()[stack].prefix == *prefix_;
@@ -335,13 +293,18 @@ class MergekitExpander {
   void AddLayers(SliceExpander* slice, int64_t first_layer) {
     const Part& part = PartOf(slice->leader());
     const LayerRange& range = *slice->leading_source().layers;
-    for (const size_t i : InRange(part, range)) {
-      if (tensors_.size() >= kMostTensors) {
+    const std::vector<size_t> indexes = InRange(part, range);
+    if (tensors_.size() + indexes.size() > kMostTensors) {
+      if (!is_full_) {
         diagnostics_.Error(Reason::kOutOfRange,
                            absl::StrCat("the slices make more than ", kMostTensors, " tensors"),
                            "slices");
-        return;
       }
+      is_full_ = true;
+      return;
+    }
+    if (!AddSources(indexes.size() * slice->sources())) return;
+    for (const size_t i : indexes) {
       const LayerPlace& place = part.layers->places()[i];
       const int64_t layer = place.layer - range.from;
       const absl::string_view suffix = absl::string_view(part.names[i]).substr(place.suffix);
@@ -376,41 +339,111 @@ class MergekitExpander {
   const MethodSchema& method_;
   Diagnostics& diagnostics_;
   std::vector<std::string> module_names_;
-  int module_ = 0;             // at work
-  std::map<int, Part> parts_;  // by origin
+  std::map<int, std::vector<int>> modules_;  // of the tensors, by origin
+  int module_ = 0;                           // at work
+  std::map<int, Part> parts_;                // by origin
   std::map<const Part*, std::vector<std::vector<size_t>>> by_layer_;
   std::optional<std::string> prefix_;  // of the layers that slices mean
   std::vector<WantedTensor> tensors_;
+  size_t sources_ = 0;
+  bool is_full_ = false;  // and that is reported
 };
 
-std::vector<WantedTensor> ExpandNative(const Recipe& recipe,
-                                       absl::Span<const std::vector<std::string>> names) {
-  std::vector<WantedTensor> tensors(names[0].size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    tensors[i].name = names[0][i];
-    tensors[i].sources.resize(names.size());
-    for (size_t origin = 0; origin < names.size(); ++origin) {
-      SourceTensor& source = tensors[i].sources[origin];
+// The form without modules: every tensor of the first input, models as rows.
+class PlainExpander {
+ public:
+  PlainExpander(const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
+                Diagnostics* diagnostics)
+      : recipe_(recipe),
+        names_(names),
+        first_model_(recipe.base.has_value() ? 1 : 0),
+        diagnostics_(*diagnostics) {}
+
+  std::vector<WantedTensor> Expand() {
+    if (!CheckSources(names_[0].size() * names_.size(), &diagnostics_)) return {};
+    std::vector<WantedTensor> tensors(names_[0].size());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      tensors[i].name = names_[0][i];
+      if (is_mergekit()) tensors[i].parameters = recipe_.parameters;
+      tensors[i].sources.resize(names_.size());
+    }
+    for (size_t origin = 0; origin < names_.size(); ++origin) AddSources(origin, &tensors);
+    return tensors;
+  }
+
+ private:
+  bool is_mergekit() const { return recipe_.dialect == Recipe::Dialect::kMergekit; }
+
+  void AddSources(size_t origin, std::vector<WantedTensor>* tensors) {
+    const bool is_base = origin < first_model_;
+    const RecipeModel* model = is_base ? nullptr : &recipe_.models[origin - first_model_];
+    size_t lacking = 0;
+    std::string first;
+    for (WantedTensor& tensor : *tensors) {
+      SourceTensor& source = tensor.sources[origin];
       source.origin = static_cast<int>(origin);
-      source.name = tensors[i].name;
-      source.is_base = origin == 0 && recipe.base.has_value();
+      source.is_base = is_base;
+      source.name = tensor.name;
+      if (is_base) continue;
+      Rename(*model, &source.name);
+      if (recipe_.otherwise_base &&
+          !std::binary_search(names_[origin].begin(), names_[origin].end(), source.name)) {
+        if (lacking++ == 0) first = tensor.name;
+        source.origin = 0;
+        source.name = tensor.name;
+      }
+      if (!is_mergekit()) continue;
+      source.parameters = model->parameters;
+      source.parameters.emplace("weight", model->weight);
+    }
+    if (lacking > 0) ReportLacking(*model, lacking, first, origin - first_model_);
+  }
+
+  static void Rename(const RecipeModel& model, std::string* name) {
+    for (const auto& [from, to] : model.prefixes) {
+      if (!absl::StartsWith(*name, from)) continue;
+      name->replace(0, from.size(), to);
+      return;
     }
   }
-  return tensors;
-}
+
+  void ReportLacking(const RecipeModel& model, size_t count, const std::string& first, size_t k) {
+    const std::string field = absl::StrCat("models[", k, "]");
+    if (count == names_[0].size()) {
+      diagnostics_.Error(Reason::kTensorMissing,
+                         absl::StrCat(model.name, " has no tensor of the base, not even ", first,
+                                      "; 'prefixes' says where its names differ"),
+                         field, model.location);
+      return;
+    }
+    diagnostics_.Warning(absl::StrCat(model.name, " lacks ", count, " of ", names_[0].size(),
+                                      " tensors, which are the base's there, e.g. ", first),
+                         field, model.location);
+  }
+
+  const Recipe& recipe_;
+  const absl::Span<const std::vector<std::string>> names_;
+  const size_t first_model_;
+  Diagnostics& diagnostics_;
+};
 
 }  // namespace
 
 absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
     Diagnostics* diagnostics) {
-  if (recipe.dialect == Recipe::Dialect::kNative) return ExpandNative(recipe, names);
+  if (recipe.modules.empty()) {
+    std::vector<WantedTensor> tensors = PlainExpander(recipe, names, diagnostics).Expand();
+    RETURN_IF_ERROR(diagnostics->ToStatus());
+    return tensors;
+  }
   const MethodSchema* method = FindMethod(recipe.method);
   if (method == nullptr) {
     return MakeError(Reason::kUnknownMethod, absl::StrCat("unknown method ", recipe.method));
   }
-  std::vector<WantedTensor> tensors =
-      MergekitExpander(recipe, names, *method, diagnostics).Expand();
+  Diagnostics found;
+  std::vector<WantedTensor> tensors = MergekitExpander(recipe, names, *method, &found).Expand();
+  AddSorted(found, "", diagnostics);
   RETURN_IF_ERROR(diagnostics->ToStatus());
   std::sort(tensors.begin(), tensors.end(),
             [](const WantedTensor& a, const WantedTensor& b) { return a.name < b.name; });

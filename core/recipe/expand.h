@@ -31,7 +31,8 @@ struct WantedTensor {
 
 // The tensors of the output, sorted by name. `names` holds for each origin what it can give,
 // sorted: its tensors, and a head that its embedding stands in for, if that is to be written. Names
-// are those of the base (of a slice: if it is one of its sources), else of the first model. Whether
+// are those of the base (of a slice: if it is one of its sources), else of the first model. A base
+// may also stand in a row, for a model that lacks the tensor (Recipe::otherwise_base). Whether
 // each source has its tensor is for the caller to check. Every fault goes to `diagnostics`; the
 // error returned is diagnostics->ToStatus(). Linear in the number of tensors.
 absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(

@@ -69,6 +69,19 @@ absl::string_view LastWord(absl::string_view prefix) {
   return dot == absl::string_view::npos ? prefix : prefix.substr(dot + 1);
 }
 
+// The only stack with a usual name, else the only one; -1 if that is not clear.
+int MainOf(const std::vector<LayerStack>& stacks) {
+  int main = -1;
+  size_t usual = 0;
+  for (size_t i = 0; i < stacks.size(); ++i) {
+    if (!stacks[i].has_usual_name) continue;
+    main = static_cast<int>(i);
+    ++usual;
+  }
+  if (usual > 0) return usual == 1 ? main : -1;
+  return stacks.size() == 1 ? 0 : -1;
+}
+
 struct Candidate {
   absl::string_view prefix;
   std::unordered_set<int> numbers = {};
@@ -112,8 +125,10 @@ ModelLayers::ModelLayers(absl::Span<const std::string> names) {
                           !Contains(kSideBySide, word);
     if (!is_usual && !is_whole) continue;
     candidate.stack = static_cast<int>(stacks_.size());
+    by_prefix_.emplace(std::string(candidate.prefix), candidate.stack);
     stacks_.push_back({std::string(candidate.prefix), candidate.largest + 1, is_usual});
   }
+  main_ = MainOf(stacks_);
   places_.resize(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
     if (candidate_of[i] < 0 || candidates[candidate_of[i]].stack < 0) continue;
@@ -122,22 +137,8 @@ ModelLayers::ModelLayers(absl::Span<const std::string> names) {
 }
 
 const LayerStack* ModelLayers::Find(absl::string_view prefix) const {
-  for (const LayerStack& stack : stacks_) {
-    if (stack.prefix == prefix) return &stack;
-  }
-  return nullptr;
-}
-
-int ModelLayers::MainStack() const {
-  int main = -1;
-  size_t usual = 0;
-  for (size_t i = 0; i < stacks_.size(); ++i) {
-    if (!stacks_[i].has_usual_name) continue;
-    main = static_cast<int>(i);
-    ++usual;
-  }
-  if (usual > 0) return usual == 1 ? main : -1;
-  return stacks_.size() == 1 ? 0 : -1;
+  const auto found = by_prefix_.find(std::string(prefix));
+  return found == by_prefix_.end() ? nullptr : &stacks_[found->second];
 }
 
 double LayerDepth(int64_t layer, int64_t layers) {

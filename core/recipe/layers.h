@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -39,10 +40,12 @@ class ModelLayers {
   const LayerStack* Find(absl::string_view prefix) const;
   // The stack that slices mean: the only one with a usual name, else the only one. -1 if that is
   // not clear.
-  int MainStack() const;
+  int main_stack() const { return main_; }
 
  private:
   std::vector<LayerStack> stacks_;  // in the order of their first names
+  std::unordered_map<std::string, int> by_prefix_;
+  int main_ = -1;
   std::vector<LayerPlace> places_;
 };
 

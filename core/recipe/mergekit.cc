@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,19 +9,6 @@ namespace orthomerge {
 namespace {
 
 constexpr absl::string_view kPrefix = "mergekit.";
-
-// What mergekit 0.1.5 has, whether this version has it or not.
-const std::vector<std::string>& MergekitMethods() {
-  static const auto& names =
-      *new std::vector<std::string>{"arcee_fusion",    "breadcrumbs", "breadcrumbs_ties",
-                                    "dare_linear",     "dare_ties",   "della",
-                                    "della_linear",    "karcher",     "linear",
-                                    "model_stock",     "multislerp",  "nearswap",
-                                    "nuslerp",         "passthrough", "ram",
-                                    "ramplus_tl",      "sce",         "slerp",
-                                    "task_arithmetic", "ties"};
-  return names;
-}
 
 // mergekit's own dtypes that are supported here.
 const std::vector<std::string>& DTypes() {
@@ -87,26 +73,14 @@ class MergekitReader {
       recipe_.method = method_->name;
       return;
     }
-    const std::vector<std::string> supported = MethodNames(true);
-    const std::vector<std::string>& all = MergekitMethods();
-    if (std::find(all.begin(), all.end(), *name) != all.end()) {
-      std::string message = absl::StrCat("mergekit's '", *name, "' is not supported yet");
-      const MethodSchema* native = FindMethod(*name);
-      if (native != nullptr) {
-        absl::StrAppend(&message, "; a native recipe ('method: ", *name,
-                        "') has the definition of the paper, with other numbers");
-      }
-      absl::StrAppend(&message, "; supported: ", Enumerate(supported));
-      Error(Reason::kUnsupported, std::move(message), "merge_method", method_location_);
-      return;
-    }
+    const std::vector<std::string> known = MethodNames(true);
     std::string message = absl::StrCat("unknown method ", Quote(*name));
     if (FindMethod(*name) != nullptr) {
       absl::StrAppend(&message, " in mergekit; a native recipe has it: 'method: ", *name, "'");
-    } else if (const std::string suggestion = DidYouMean(*name, all); !suggestion.empty()) {
+    } else if (const std::string suggestion = DidYouMean(*name, known); !suggestion.empty()) {
       message += suggestion;
     } else {
-      absl::StrAppend(&message, "; supported: ", Enumerate(supported));
+      absl::StrAppend(&message, "; known: ", Enumerate(known));
     }
     Error(Reason::kUnknownMethod, std::move(message), "merge_method", method_location_);
   }

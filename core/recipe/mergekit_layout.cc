@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/recipe/mergekit_parts.h"
 #include "core/recipe/parameters.h"
+#include "core/recipe/resolve.h"
 
 namespace orthomerge {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 using Kind = YamlValue::Kind;
 
 constexpr int64_t kMostLayers = 10'000;  // of the output
+constexpr size_t kMostModules = 16;
 
 Settings GoodOnes(const GivenSettings& given) {
   Settings settings;
@@ -48,7 +50,7 @@ class LayoutReader {
     ReportMissingOwn();
     NameModels(&recipe_.models);
     WarnAboutRepeatedSources();
-    if (!reader_.diagnostics().has_errors()) FillPlainParameters();
+    if (!reader_.diagnostics().has_errors()) FillPlainParameters(*method_, &recipe_);
   }
 
  private:
@@ -85,6 +87,12 @@ class LayoutReader {
     if (entry.value.entries.empty()) {
       Error(Reason::kMissingKey, "empty; wanted a mapping from names to modules", "modules",
             entry.key_location);
+    }
+    if (entry.value.entries.size() > kMostModules) {
+      Error(Reason::kOutOfRange,
+            absl::StrCat(entry.value.entries.size(), " modules; a model may have ", kMostModules),
+            "modules", entry.key_location);
+      return;
     }
     for (const YamlEntry& item : entry.value.entries) {
       const std::string field = Join("modules", item.key);
@@ -395,45 +403,6 @@ class LayoutReader {
           reader_.diagnostics().Warning(absl::StrCat("the same checkpoint as model ", Quote(name),
                                                      "; it counts as one more model"),
                                         source.field, source.location);
-        }
-      }
-    }
-  }
-
-  ParameterMap PlainParameters(bool per_model, absl::Span<const Settings* const> levels) const {
-    ParameterMap result;
-    for (const ParameterSchema& schema : method_->parameters) {
-      if (schema.per_model != per_model) continue;
-      std::optional<ParameterValue> value;
-      for (const Settings* level : levels) {
-        const auto found = level->find(schema.name);
-        if (found != level->end() && !value.has_value()) value = found->second.At("", 0);
-      }
-      if (!value.has_value()) value = schema.default_value;
-      if (value.has_value()) result.emplace(schema.name, *std::move(value));
-    }
-    return result;
-  }
-
-  // As for a tensor before the layers whose name no filter has.
-  void FillPlainParameters() {
-    std::set<int> seen;
-    for (const RecipeModule& module : recipe_.modules) {
-      for (const RecipeSlice& slice : module.slices) {
-        if (&module == recipe_.modules.data() && &slice == module.slices.data()) {
-          recipe_.parameters = PlainParameters(
-              /*per_model=*/false, {&slice.parameters, &module.parameters, &recipe_.settings});
-        }
-        for (const RecipeSource& source : slice.sources) {
-          const int index = source.origin - first_model();
-          if (index < 0 || !seen.insert(index).second) continue;
-          RecipeModel& model = recipe_.models[index];
-          model.parameters = PlainParameters(
-              /*per_model=*/true,
-              {&source.parameters, &slice.parameters, &module.parameters, &recipe_.settings});
-          const auto weight = model.parameters.find("weight");
-          if (weight == model.parameters.end()) continue;
-          if (const double* number = std::get_if<double>(&weight->second)) model.weight = *number;
         }
       }
     }

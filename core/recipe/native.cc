@@ -29,6 +29,7 @@ class NativeReader {
     ReadModels(given);
     ReadTransforms();
     ReadStatistics();
+    ReadOtherwise();
     recipe_.output = reader_.ReadOutput(root_.Find("output"), reader_.file().directory);
     recipe_.seed = reader_.ReadSeed(root_.Find("seed"));
     return std::move(recipe_);
@@ -87,10 +88,10 @@ class NativeReader {
       if (key == "base_model") return "; did you mean 'base'?";
       return "";
     };
-    reader_.CheckKeys(
-        root_, "",
-        {"method", "base", "models", "parameters", "transform", "statistics", "output", "seed"},
-        hint);
+    reader_.CheckKeys(root_, "",
+                      {"method", "base", "models", "parameters", "transform", "statistics",
+                       "otherwise", "output", "seed"},
+                      hint);
   }
 
   void ReadBase() {
@@ -168,7 +169,7 @@ class NativeReader {
     std::optional<Uri> uri;
     GivenParameters given;
     if (item.kind == Kind::kMapping) {
-      reader_.CheckKeys(item, field, {"uri", "weight", "name", "parameters"},
+      reader_.CheckKeys(item, field, {"uri", "weight", "name", "parameters", "prefixes"},
                         [](const std::string& key) {
                           return key == "model" || key == "path" ? "; did you mean 'uri'?" : "";
                         });
@@ -184,13 +185,16 @@ class NativeReader {
       if (const YamlEntry* entry = item.Find("name")) {
         model.name = ReadModelName(entry->value, Join(field, "name"));
       }
+      if (const YamlEntry* entry = item.Find("prefixes")) {
+        ReadPrefixes(entry->value, Join(field, "prefixes"), &model);
+      }
       given = ReadParameters(item.Find("parameters"), Join(field, "parameters"), method_,
                              /*model_only=*/true);
     } else if (item.kind == Kind::kText) {
       uri = reader_.ReadModelUri(item, field, reader_.file().directory);
     } else {
       reader_.WrongType(item, field,
-                        "a path, a URI or a mapping with uri, weight, name, parameters");
+                        "a path, a URI or a mapping with uri, weight, name, parameters, prefixes");
     }
     if (method_ != nullptr) {
       for (const ParameterSchema& schema : method_->parameters) {
@@ -203,6 +207,32 @@ class NativeReader {
     if (!uri.has_value()) return;
     model.uri = *std::move(uri);
     recipe_.models.push_back(std::move(model));
+  }
+
+  // A mapping from prefixes of the base's names to prefixes of the model's.
+  void ReadPrefixes(const YamlValue& value, const std::string& field, RecipeModel* model) {
+    if (!reader_.CheckMapping(value, field, "a mapping from the base's prefixes to the model's")) {
+      return;
+    }
+    for (const YamlEntry& entry : value.entries) {
+      if (entry.value.kind == Kind::kText) {
+        model->prefixes.emplace_back(entry.key, entry.value.text);
+      } else {
+        reader_.WrongType(entry.value, Join(field, entry.key), "a prefix of the model's names");
+      }
+    }
+  }
+
+  void ReadOtherwise() {
+    const YamlEntry* entry = root_.Find("otherwise");
+    if (entry == nullptr || entry->value.is_null()) return;
+    if (entry->value.kind != Kind::kText || entry->value.text != "base") {
+      reader_.WrongType(entry->value, "otherwise", "the word 'base'");
+    } else if (root_.Find("base") == nullptr && (method_ == nullptr || !method_->needs_base)) {
+      Error(Reason::kBaseMissing, "missing; 'otherwise' takes from it what a model lacks", "base",
+            entry->key_location);
+    }
+    recipe_.otherwise_base = true;
   }
 
   // A name given by the user; empty after a fault. Names become parts of paths.

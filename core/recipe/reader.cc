@@ -311,7 +311,7 @@ void WarnAboutRepeats(const Recipe& recipe, Diagnostics* diagnostics) {
           absl::StrCat("the same checkpoint as model ", Quote(recipe.models[first->second].name),
                        "; it counts as one more model"),
           "models", model.location);
-    } else if (recipe.dialect == Recipe::Dialect::kNative && recipe.base == model.uri) {
+    } else if (recipe.base == model.uri) {
       diagnostics->Warning(
           absl::StrCat("model ", Quote(model.name), " is the base; it counts as a model"), "models",
           model.location);

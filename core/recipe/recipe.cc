@@ -9,7 +9,6 @@
 #include "core/recipe/yaml.h"
 
 namespace orthomerge {
-namespace {
 
 Recipe ReadRecipe(const YamlValue& root, Reader* reader) {
   Diagnostics& diagnostics = reader->diagnostics();
@@ -65,8 +64,6 @@ void AddSorted(const Diagnostics& found, const std::string& file, Diagnostics* d
                          "", {file, 0, 0});
   }
 }
-
-}  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides& overrides,
                                    Diagnostics* diagnostics) {

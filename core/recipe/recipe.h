@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,6 +27,9 @@ struct RecipeModel {
   // ExpandRecipe gives a tensor outside of the layers that no filter names.
   double weight = 1.0;
   ParameterMap parameters;
+  // Native: where its names differ. A name that begins with `first` in the base (without one: in
+  // the first model) begins with `second` here; the first pair that fits counts.
+  std::vector<std::pair<std::string, std::string>> prefixes = {};
   SourceLocation location;
 };
 
@@ -106,7 +110,8 @@ struct Recipe {
   std::vector<RecipeModel> models;  // mergekit: the base is none of them
   ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
-  // mergekit alone: what goes where (never empty), what stands at the top, and the tokenizer.
+  // mergekit alone: what goes where (of a recipe that was not read but made, it may be empty: all
+  // models are rows), what stands at the top, and the tokenizer.
   std::vector<RecipeModule> modules;
   Settings settings;
   std::optional<RecipeTokenizer> tokenizer;
@@ -114,6 +119,8 @@ struct Recipe {
   RecipeOutput output;
   std::optional<DType> input_dtype;  // mergekit's `dtype`: inputs are rounded to it when read
   uint64_t seed = 0;
+  // Native: a tensor that a model lacks is the base's there (a task vector of zeros), not a fault.
+  bool otherwise_base = false;
 
   // Canonical JSON of everything that decides the output's bytes (so: no output URI).
   std::string ToJson() const;
@@ -137,5 +144,20 @@ struct RecipeFile {
 // the error returned is diagnostics->ToStatus().
 absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides& overrides,
                                    Diagnostics* diagnostics);
+
+// One of several recipes in a file.
+struct RecipeStage {
+  std::string name;        // empty: the one whose result is wanted
+  Recipe recipe;           // its output is a folder of that name in `stages`
+  std::vector<int> needs;  // stages whose results it reads; they stand before it
+};
+
+// Reads a file of one or several documents, divided by `---`. Each is a recipe of either kind, with
+// `name` beside it for all but one at most. Where a recipe's model or base is the name of another
+// one, that one's result is meant, `stages`/NAME. Returned is an order in which they can run.
+// Faults as in ParseRecipe; also names that are not unique and recipes that need each other.
+absl::StatusOr<std::vector<RecipeStage>> ParseRecipes(const RecipeFile& file,
+                                                      const RecipeOverrides& overrides,
+                                                      const Uri& stages, Diagnostics* diagnostics);
 
 }  // namespace orthomerge

@@ -102,6 +102,9 @@ std::string Recipe::ToJson() const {
                               {"name", model.name},
                               {"weight", model.weight},
                               {"parameters", ToJsonValue(model.parameters)}});
+    for (const auto& [from, to] : model.prefixes) {
+      json["models"].back()["prefixes"].push_back({from, to});
+    }
     if (model.adapter.has_value()) json["models"].back()["adapter"] = model.adapter->ToString();
   }
   json["parameters"] = ToJsonValue(parameters);
@@ -114,6 +117,7 @@ std::string Recipe::ToJson() const {
                     {"max_shard_size", output.max_shard_size}};
   json["input_dtype"] = ToJsonValue(input_dtype);
   json["seed"] = seed;
+  if (otherwise_base) json["otherwise"] = "base";
   if (dialect == Dialect::kMergekit) AddMergekit(*this, &json);
   // Names of files need not be UTF-8.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);

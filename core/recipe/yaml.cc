@@ -29,6 +29,7 @@ using Kind = YamlValue::Kind;
 
 constexpr size_t kMaxSize = 4 * kMiB;  // of the document, and of all its texts once expanded
 constexpr size_t kMaxDepth = 64;
+constexpr size_t kMaxDocuments = 100;
 constexpr size_t kMaxNodes = 200'000;  // every use of an alias counts as many as what it stands for
 constexpr size_t kMaxSigns = 2 * kMaxNodes;
 
@@ -123,15 +124,16 @@ bool CheckCharacters(const std::string& file, absl::string_view text, Diagnostic
 // exceptions, which carry a mark.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(const std::string& file, Diagnostics* diagnostics)
-      : file_(file), diagnostics_(diagnostics) {}
+  TreeBuilder(const std::string& file, size_t most_documents, Diagnostics* diagnostics)
+      : file_(file), most_documents_(most_documents), diagnostics_(diagnostics) {}
 
-  std::optional<YamlValue> Take() { return std::move(root_); }
+  std::vector<YamlValue> Take() { return std::move(roots_); }
 
   void OnDocumentStart(const YAML::Mark& mark) override {
-    if (documents_++ > 0) {
-      Stop(mark, "a second document begins here; a recipe is one document");
-    }
+    anchors_.clear();  // they hold within a document
+    if (roots_.size() < most_documents_) return;
+    Stop(mark, most_documents_ == 1 ? "a second document begins here; a recipe is one document"
+                                    : absl::StrCat("more than ", most_documents_, " documents"));
   }
   void OnDocumentEnd() override {}
 
@@ -243,7 +245,7 @@ class TreeBuilder : public YAML::EventHandler {
       anchors_[anchor] = {value, cost};
     }
     if (frames_.empty()) {
-      root_ = std::move(value);
+      roots_.push_back(std::move(value));
       return;
     }
     Frame& frame = frames_.back();
@@ -280,45 +282,33 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   const std::string& file_;
+  const size_t most_documents_;
   Diagnostics* diagnostics_;
-  int documents_ = 0;
   Cost spent_;
   std::vector<Frame> frames_;
   std::map<YAML::anchor_t, Anchor> anchors_;
-  std::optional<YamlValue> root_;
+  std::vector<YamlValue> roots_;  // of the documents
 };
 
-}  // namespace
-
-const YamlEntry* YamlValue::Find(absl::string_view key) const {
-  for (const YamlEntry& entry : entries) {
-    if (entry.key == key) return &entry;
-  }
-  return nullptr;
-}
-
-std::optional<YamlValue> ParseYaml(const std::string& file, const std::string& text,
-                                   Diagnostics* diagnostics) {
+std::vector<YamlValue> Parse(const std::string& file, const std::string& text,
+                             size_t most_documents, Diagnostics* diagnostics) {
   if (text.size() > kMaxSize) {
     diagnostics->Error(Reason::kRecipeSyntax,
                        absl::StrCat("the file has ", FormatBytes(text.size()),
                                     "; a recipe may have ", FormatBytes(kMaxSize)),
                        "", {file, 0, 0});
-    return std::nullopt;
+    return {};
   }
-  if (!CheckCharacters(file, text, diagnostics)) return std::nullopt;
+  if (!CheckCharacters(file, text, diagnostics)) return {};
   try {
     std::istringstream stream(text);
     YAML::Parser parser(stream);
-    TreeBuilder builder(file, diagnostics);
+    TreeBuilder builder(file, most_documents, diagnostics);
     while (parser.HandleNextDocument(builder)) {
     }
-    std::optional<YamlValue> root = builder.Take();
-    if (!root.has_value()) {
-      root.emplace();
-      root->location = {file, 1, 1};
-    }
-    return root;
+    std::vector<YamlValue> roots = builder.Take();
+    if (roots.empty()) roots.emplace_back().location = {file, 1, 1};
+    return roots;
   } catch (const YAML::Exception& error) {
     SourceLocation location{file, 0, 0};
     if (!error.mark.is_null()) {
@@ -331,7 +321,28 @@ std::optional<YamlValue> ParseYaml(const std::string& file, const std::string& t
     diagnostics->Error(Reason::kRecipeSyntax, absl::StrCat("cannot read YAML: ", error.what()), "",
                        {file, 0, 0});
   }
-  return std::nullopt;
+  return {};
+}
+
+}  // namespace
+
+const YamlEntry* YamlValue::Find(absl::string_view key) const {
+  for (const YamlEntry& entry : entries) {
+    if (entry.key == key) return &entry;
+  }
+  return nullptr;
+}
+
+std::optional<YamlValue> ParseYaml(const std::string& file, const std::string& text,
+                                   Diagnostics* diagnostics) {
+  std::vector<YamlValue> roots = Parse(file, text, 1, diagnostics);
+  if (roots.empty()) return std::nullopt;
+  return std::move(roots[0]);
+}
+
+std::vector<YamlValue> ParseYamlDocuments(const std::string& file, const std::string& text,
+                                          Diagnostics* diagnostics) {
+  return Parse(file, text, kMaxDocuments, diagnostics);
 }
 
 std::string Quote(absl::string_view text) {

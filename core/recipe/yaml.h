@@ -34,10 +34,15 @@ struct YamlEntry {
   YamlValue value;
 };
 
-// Reads one document. Null after a fault that leaves no tree (syntax, size, depth, expansion);
-// duplicate keys are reported and the first one stays. Faults go to `diagnostics`.
+// Reads one document; a second one is a fault. Null after a fault that leaves no tree (syntax,
+// size, depth, expansion); duplicate keys are reported and the first one stays. Faults go to
+// `diagnostics`.
 std::optional<YamlValue> ParseYaml(const std::string& file, const std::string& text,
                                    Diagnostics* diagnostics);
+
+// Reads all documents of a file; empty after a fault.
+std::vector<YamlValue> ParseYamlDocuments(const std::string& file, const std::string& text,
+                                          Diagnostics* diagnostics);
 
 // Strict decimal numbers, whatever the locale; null where `text` is none or does not fit.
 std::optional<double> ParseDouble(absl::string_view text);  // finite

@@ -8,6 +8,7 @@
 #include "core/base/bytes.h"
 #include "core/storage/local_store.h"
 #include "tests/checkpoint/fixtures.h"
+#include "tests/checkpoint/torch_fixtures.h"
 
 namespace orthomerge {
 namespace {
@@ -115,15 +116,99 @@ TEST_F(OpenTest, SaysWhatIsMissing) {
 }
 
 TEST_F(OpenTest, NamesWhatIsNotReadYet) {
-  Add("/bin/pytorch_model.bin", "PK");
-  Add("/bin/config.json", "{}");
-  ExpectError(Open("/bin").status(), Reason::kUnsupported,
-              {"/bin", "pytorch_model.bin", "convert"});
-  ExpectError(Open("/bin/pytorch_model.bin").status(), Reason::kUnsupported,
-              {"pytorch_model.bin", "convert"});
-  Add("/sharded/pytorch_model.bin.index.json", "{}");
-  ExpectError(Open("/sharded").status(), Reason::kUnsupported, {"convert"});
-  ExpectError(Open("/sharded/pytorch_model.bin.index.json").status(), Reason::kUnsupported, {});
+  Add("/h5/model.h5", "HDF");
+  Add("/h5/config.json", "{}");
+  ExpectError(Open("/h5").status(), Reason::kUnsupported, {"/h5", "model.h5", "convert"});
+  ExpectError(Open("/h5/model.h5").status(), Reason::kUnsupported, {"model.h5", "convert"});
+}
+
+TEST_F(OpenTest, TorchFiles) {
+  allow_pickle_ = true;
+  for (const std::string root : {"/", "s3://bucket/"}) {
+    Add(root + "m/pytorch_model.bin", TorchFileWith({{"b", 2}, {"a", 1}}));
+    Add(root + "m/config.json", "{}");
+    Add(root + "m/training_args.bin", "x");
+    for (const std::string& uri : {root + "m", root + "m/pytorch_model.bin"}) {
+      const auto checkpoint = Open(uri);
+      ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+      EXPECT_EQ(checkpoint->files()[0].uri, At(root + "m/pytorch_model.bin"));
+      EXPECT_EQ(checkpoint->tensors().size(), 2u);
+      EXPECT_EQ(checkpoint->total_bytes(), 12u);
+      EXPECT_EQ(checkpoint->config(), "{}");
+      EXPECT_FALSE(checkpoint->is_lone_file());
+    }
+    Add(root + "n/weights.pt", TorchFileWith({{"a", 1}}));
+    Add(root + "n/config.json", "{}");
+    EXPECT_TRUE(Open(root + "n").ok());
+    const auto lone = Open(root + "n/weights.pt");
+    ASSERT_TRUE(lone.ok()) << lone.status();
+    EXPECT_EQ(lone->config(), std::nullopt);
+    EXPECT_TRUE(lone->is_lone_file());
+    Add(root + "n/more.pth", TorchFileWith({{"a", 1}}));
+    EXPECT_TRUE(Open(root + "n/more.pth").ok());
+    ExpectError(Open(root + "n").status(), Reason::kInputNotFound, {"named directly"});
+  }
+}
+
+TEST_F(OpenTest, TorchFilesWithAnIndex) {
+  allow_pickle_ = true;
+  Add("/m/1.bin", TorchFileWith({{"a", 1}, {"c", 3}}));
+  Add("/m/2.bin", TorchFileWith({{"b", 2}}));
+  Add("/m/pytorch_model.bin", TorchFileWith({{"other", 2}}));  // the index wins
+  const std::string index = "/m/pytorch_model.bin.index.json";
+  Add(index, IndexOf({{"a", "1.bin"}, {"b", "2.bin"}, {"c", "1.bin"}}));
+  for (const std::string& uri : {std::string("/m"), index}) {
+    const auto checkpoint = Open(uri);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ(checkpoint->tensors().size(), 3u);
+    EXPECT_EQ(checkpoint->Find("b")->file, 1);
+  }
+  // An index of one format never leads to files of the other.
+  Add("/m/x.safetensors", FileWith({{"a", 1}}));
+  Add(index, IndexOf({{"a", "x.safetensors"}}));
+  ExpectError(Open(index).status(), Reason::kInputCorrupt, {"plain name of a .bin file"});
+  Add(absl::StrCat("/m/", kIndex), IndexOf({{"a", "1.bin"}}));
+  ExpectError(Open("/m").status(), Reason::kInputCorrupt, {"plain name of a .safetensors file"});
+  Add(index, IndexOf({{"a", "3.bin"}}));
+  ExpectError(Open(index).status(), Reason::kShardMissing, {"3.bin"});
+}
+
+TEST_F(OpenTest, SafetensorsComeBeforeTorchFiles) {
+  Add("/m/pytorch_model.bin", TorchFileWith({{"a", 1}}));
+  Add("/m/pytorch_model.bin.index.json", IndexOf({{"a", "pytorch_model.bin"}}));
+  Add("/m/odd.safetensors", FileWith({{"b", 1}}));
+  for (const bool allow : {false, true}) {
+    allow_pickle_ = allow;
+    const auto checkpoint = Open("/m");
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_NE(checkpoint->Find("b"), nullptr);
+  }
+}
+
+TEST_F(OpenTest, TorchFilesAreASwitch) {
+  Add("/m/pytorch_model.bin", TorchFileWith({{"a", 1}}));
+  Add("/n/pytorch_model.bin.index.json", IndexOf({{"a", "1.bin"}}));
+  Add("/n/1.bin", TorchFileWith({{"a", 1}}));
+  for (const std::string uri :
+       {"/m", "/m/pytorch_model.bin", "/n", "/n/pytorch_model.bin.index.json", "/absent.pt"}) {
+    SCOPED_TRACE(uri);
+    ExpectError(Open(uri).status(),
+                uri == "/absent.pt" ? Reason::kInputNotFound : Reason::kUnsupported,
+                {uri == "/absent.pt" ? "no such file" : "inputs.pickle"});
+  }
+  EXPECT_EQ(store_.reads, 2);  // the indexes
+}
+
+// Not one byte of the weights.
+TEST_F(OpenTest, ReadsNoStorageOfATorchFile) {
+  allow_pickle_ = true;
+  Add("/m/pytorch_model.bin", TorchFileWith({{"a", 300'000}, {"b", 300'000}, {"c", 1}}));
+  ASSERT_TRUE(Open("/m").ok());
+  // The end, the headers before, between and behind the two, data.pkl, byteorder.
+  EXPECT_LE(store_.reads, 6);
+  EXPECT_LE(store_.bytes_read, 64 * kKiB + 4096);
+  store_.replaced[At("/m/pytorch_model.bin")] = TorchFileWith({{"a", 300'001}});
+  ExpectError(Open("/m").status(), Reason::kInputChanged, {"pytorch_model.bin"});
 }
 
 TEST_F(OpenTest, RecognisesOtherFiles) {

@@ -4,7 +4,7 @@ namespace orthomerge {
 namespace {
 
 std::string Reconciled(const std::string& text, std::optional<DType> dtype, bool head_written) {
-  const auto result = ReconcileConfig(text, dtype, head_written);
+  const auto result = ReconcileConfig(text, {dtype, head_written, {}});
   return result.ok() ? *result : std::string(result.status().message());
 }
 
@@ -46,6 +46,15 @@ TEST(ReconcileConfig, UntiesAWrittenHead) {
             R"({"tie_word_embeddings":"true"})");
 }
 
+TEST(ReconcileConfig, SetsTheNumberOfLayers) {
+  const std::string text =
+      R"({"num_hidden_layers": 32, "text_config": {"n_layer": 8, "x": 8}, "hidden_size": 32})";
+  const auto result = ReconcileConfig(text, {{}, false, 40});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(*result, R"({"num_hidden_layers": 40, "text_config": {"n_layer": 40, "x": 8}, )"
+                     R"("hidden_size": 32})");
+}
+
 TEST(ReconcileConfig, LooksIntoTheTextConfig) {
   EXPECT_EQ(Reconciled(R"({"text_config":{"tie_word_embeddings":true,"torch_dtype":"float32"},)"
                        R"("torch_dtype":"float32"})",
@@ -85,7 +94,7 @@ TEST(ReconcileConfig, RefusesWhatIsNoObject) {
                                   std::string("{\"a\":1 /* note */}"),
                                   std::string("\xEF\xBB\xBF{}")}) {
     SCOPED_TRACE(text.substr(0, 50));
-    ExpectError(ReconcileConfig(text, DType::kF32, true).status(), Reason::kInputCorrupt,
+    ExpectError(ReconcileConfig(text, {DType::kF32, true, {}}).status(), Reason::kInputCorrupt,
                 {"config.json"});
   }
 }

@@ -161,12 +161,14 @@ class CheckpointTest : public ::testing::Test {
   void Add(absl::string_view uri, std::string bytes) { store_.objects[At(uri)] = std::move(bytes); }
 
   absl::StatusOr<Checkpoint> Open(absl::string_view uri) {
-    return Checkpoint::Open(storage_, At(uri), CallOptions(), &diagnostics_);
+    return Checkpoint::Open(storage_, At(uri), CallOptions(), &diagnostics_,
+                            {.allow_pickle = allow_pickle_});
   }
 
   MemoryStore store_;
   Storage storage_{&store_, &store_};
   Diagnostics diagnostics_;
+  bool allow_pickle_ = false;
 };
 
 }  // namespace orthomerge

@@ -5,10 +5,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/strided_view.h"
 #include "core/storage/fault_store.h"
 #include "core/storage/local_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/checkpoint/torch_fixtures.h"
 #include "tests/storage/test_support.h"
 
 namespace orthomerge {
@@ -100,7 +102,9 @@ TEST(HeaderCache, OpeningAgainReadsNoHeader) {
   });
   Storage storage(store.get(), nullptr);
   HeaderCache cache;
-  const auto open = [&] { return Checkpoint::Open(storage, folder.uri(), {}, nullptr, &cache); };
+  const auto open = [&] {
+    return Checkpoint::Open(storage, folder.uri(), {}, nullptr, {.header_cache = &cache});
+  };
   const auto first = open();
   ASSERT_THAT(first, IsOk());
   EXPECT_EQ(reads, 1);
@@ -119,6 +123,37 @@ TEST(HeaderCache, OpeningAgainReadsNoHeader) {
   ASSERT_THAT(third, IsOk());
   EXPECT_EQ(reads, 2);
   EXPECT_EQ(third->tensors()[0].name, "two");
+}
+
+// Torch files too, with their views; and who may not read them does not get them from the cache.
+TEST(HeaderCache, KnowsTorchFiles) {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() + "/pytorch_model.bin", std::ios::binary)
+      << TorchFile(pickled::Whole(pickled::Dict(
+                       {{"w", pickled::Tensor(pickled::FloatStorage("0", 6), 0, {3, 2}, {1, 3})}})),
+                   {{"0", std::string(24, 'x')}});
+  const auto local = MakeLocalStore();
+  int reads = 0;
+  const auto store = MakeFaultStore(local.get(), [&](Operation operation, const Uri& uri) {
+    reads += operation == Operation::kRead && uri.Name() == "pytorch_model.bin";
+    return Fault();
+  });
+  Storage storage(store.get(), nullptr);
+  HeaderCache cache;
+  const auto open = [&](bool allow) {
+    return Checkpoint::Open(storage, folder.uri(), {}, nullptr,
+                            {.header_cache = &cache, .allow_pickle = allow});
+  };
+  const auto first = open(true);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_GT(cache.bytes(), sizeof(StridedView));
+  const int before = reads;
+  const auto second = open(true);
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(reads, before);
+  ASSERT_NE(second->tensors()[0].view, nullptr);
+  EXPECT_EQ(second->tensors()[0].view->ToString(), first->tensors()[0].view->ToString());
+  EXPECT_EQ(ReasonOf(open(false).status()), Reason::kUnsupported);
 }
 
 }  // namespace

@@ -53,6 +53,14 @@ TEST(ShardIndex, WantsPlainFileNames) {
               Reason::kInputCorrupt, {"'w'"});
 }
 
+TEST(ShardIndex, OfAnotherFormat) {
+  EXPECT_TRUE(ParseShardIndex(MapTo("\"model.bin\""), ".bin").ok());
+  for (const char* name : {"x.safetensors", ".bin", "../x.bin"}) {
+    ExpectError(ParseShardIndex(MapTo("\"" + std::string(name) + "\""), ".bin").status(),
+                Reason::kInputCorrupt, {"plain name of a .bin file"});
+  }
+}
+
 TEST(ShardIndex, WantsTextAsName) {
   for (const char* value : {"1", "null", "true", "[]", "{}", "[\"x.safetensors\"]", "1.5"}) {
     SCOPED_TRACE(value);

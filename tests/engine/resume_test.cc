@@ -143,7 +143,7 @@ TEST_P(ResumeTest, PermanentFaultAtEveryOperationLeavesNothing) {
   int failed = 0;
   for (int64_t n = 0; n < operations_; ++n) {
     Prepare();
-    const Reason reason = n % 2 == 0 ? Reason::kPermissionDenied : Reason::kInputChanged;
+    const Reason reason = n % 2 == 0 ? Reason::kInputCorrupt : Reason::kInputChanged;
     NthFault fault(local_.get(), n, reason, GetParam().after_effect);
     const absl::StatusOr<RunResult> result = TryRun(recipe_, fault.storage(), {}, options_);
     SCOPED_TRACE(fault.what());
@@ -159,6 +159,36 @@ TEST_P(ResumeTest, PermanentFaultAtEveryOperationLeavesNothing) {
     if (HasFailure()) break;
   }
   EXPECT_GT(failed, operations_ / 2);
+}
+
+// Credentials that expire on the way: what is finished is kept, and where nothing is, nothing is
+// left.
+TEST_P(ResumeTest, RefusedAccessKeepsFinishedWork) {
+  int failed = 0, kept = 0;
+  for (int64_t n = 0; n < operations_; ++n) {
+    Prepare();
+    NthFault fault(local_.get(), n, Reason::kPermissionDenied, GetParam().after_effect);
+    const absl::StatusOr<RunResult> first = TryRun(recipe_, fault.storage(), {}, options_);
+    SCOPED_TRACE(fault.what());
+    if (first.ok()) {  // an operation that may fail
+      ExpectComplete();
+      continue;
+    }
+    ++failed;
+    EXPECT_EQ(ReasonOf(first.status()), Reason::kPermissionDenied);
+    ExpectNothingOrAll();
+    const bool promised = absl::StrContains(first.status().message(), "the same command resumes");
+    kept += promised;
+    if (!promised && !fs::exists(Path(commit_name()))) {
+      EXPECT_THAT(Leftovers(), testing::IsEmpty());
+      EXPECT_THAT(FilesBelow(Path("out")), testing::IsEmpty());
+    }
+    const absl::StatusOr<RunResult> second = TryRun(recipe_, storage_, {}, options_);
+    ASSERT_THAT(second, IsOk());
+    ExpectComplete();
+    if (HasFailure()) break;
+  }
+  EXPECT_GT(kept, failed / 3);
 }
 
 // A fault while looking at a finished model is never taken for another model's.

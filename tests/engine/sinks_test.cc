@@ -1,4 +1,5 @@
-// A method that writes two tensors per tensor: the merged model and an artifact beside it.
+// A method that writes several tensors per tensor: the merged model, an artifact beside it and
+// a packed mask in a file of its own, with numbers.
 #include <filesystem>
 
 #include "absl/strings/match.h"
@@ -8,6 +9,7 @@ namespace orthomerge {
 namespace {
 
 constexpr DType kMaskDType = DType::kBF16;
+constexpr char kPacked[] = "packed/all.safetensors";
 
 template <class T>
 void EmitAs(const Region& region, absl::Span<void* const> sinks) {
@@ -15,7 +17,9 @@ void EmitAs(const Region& region, absl::Span<void* const> sinks) {
     T sum = 0;
     for (size_t k = 0; k < region.rows.size(); ++k) sum += region.row_as<T>(k)[i];
     if (sinks[0] != nullptr) static_cast<T*>(sinks[0])[i] = region.base_as<T>()[i] + sum;
-    if (sinks[1] != nullptr) static_cast<T*>(sinks[1])[i] = sum > 0 ? T{1} : T{0};
+    for (size_t s = 1; s < sinks.size(); ++s) {
+      if (sinks[s] != nullptr) static_cast<T*>(sinks[s])[i] = sum > 0 ? T{1} : T{0};
+    }
   }
 }
 
@@ -36,7 +40,9 @@ class SumAndMask : public Method {
       return absl::OkStatus();
     }
     std::vector<SinkSpec> sinks(const OutputTensor& tensor) const override {
-      return {{"", tensor.dtype}, {"masks", kMaskDType}};
+      std::vector<SinkSpec> sinks = {{"", tensor.dtype}, {"masks", kMaskDType}};
+      if (access_ != Access::kRow) sinks.push_back({kPacked, DType::kF32, /*bits=*/true});
+      return sinks;
     }
     std::string description() const override { return "summed and masked"; }
 
@@ -45,6 +51,10 @@ class SumAndMask : public Method {
   };
 
   bool wants_task_vectors() const override { return true; }
+  std::vector<ScalarSpec> scalars() const override {
+    return {{kPacked, "first"}, {kPacked, "second"}, {"masks", "third"}};
+  }
+  std::vector<double> ScalarValues(const Solved&) const override { return {0.5, -1e300, 3}; }
   absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const override {
     if (tensor.name == "keep") return nullptr;
@@ -88,8 +98,15 @@ class SinksTest : public EngineTest {
 
   void ExpectBothOutputs() {
     const TestModel merged = ReadModel(Path("out")), masks = ReadModel(Path("out/masks"));
+    const TestModel packed = ReadModel(Path(absl::StrCat("out/", kPacked)));
     ASSERT_EQ(merged.size(), base_.size());
-    EXPECT_EQ(masks.size(), base_.size() - 2);  // neither the integers nor "keep"
+    EXPECT_EQ(masks.size(), base_.size() - 2 + 1);   // neither the integers nor "keep"
+    EXPECT_EQ(packed.size(), base_.size() - 4 + 2);  // nor what is computed by row
+    EXPECT_EQ(Find(packed, "first").values(), (std::vector<double>{0.5}));
+    EXPECT_EQ(Find(packed, "second").values(), (std::vector<double>{-1e300}));
+    EXPECT_EQ(Find(masks, "third").values(), (std::vector<double>{3}));
+    EXPECT_EQ(Find(packed, "first").dtype, DType::kF64);
+    EXPECT_TRUE(Find(packed, "first").shape.empty());
     for (const TestTensor& tensor : base_) {
       const TestTensor& got = Find(merged, tensor.name);
       EXPECT_EQ(got.dtype, tensor.dtype);
@@ -118,6 +135,15 @@ class SinksTest : public EngineTest {
       }
       EXPECT_EQ(got.bytes, MakeTensor("", tensor.dtype, tensor.shape, sums).bytes) << tensor.name;
       EXPECT_EQ(mask.bytes, MakeTensor("", kMaskDType, tensor.shape, ones).bytes) << tensor.name;
+      if (tensor.name[0] == 'r') continue;
+      const TestTensor& bits = Find(packed, tensor.name);
+      std::string want((ones.size() + 7) / 8, '\0');
+      for (size_t i = 0; i < ones.size(); ++i) {
+        if (ones[i] != 0) want[i / 8] = static_cast<char>(want[i / 8] | 1 << (i % 8));
+      }
+      EXPECT_EQ(bits.dtype, DType::kU8);
+      EXPECT_EQ(bits.shape, (std::vector<int64_t>{static_cast<int64_t>(want.size())}));
+      EXPECT_TRUE(bits.bytes == want) << tensor.name;
     }
   }
 

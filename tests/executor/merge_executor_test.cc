@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "tests/checkpoint/torch_fixtures.h"
 #include "tests/engine/checkpoints.h"
 
 namespace orthomerge {
@@ -174,6 +175,17 @@ TEST_F(MergeExecutorTest, TooManyModelsAreRefusedBeforeAnyIsLookedAt) {
   EXPECT_EQ(ReasonOf(plan.status()), Reason::kTooManyModels);
   ASSERT_EQ(diagnostics.items().size(), 1u);
   EXPECT_EQ(diagnostics.items()[0].field, "models");
+}
+
+TEST_F(MergeExecutorTest, PicklesAreASwitchOfTheDeployment) {
+  JobSpec spec = Spec();
+  spec.document = absl::StrCat("method: average\nmodels: [", Path("t0"), "]\n");
+  WriteFile(Path("t0/pytorch_model.bin"), TorchFileWith({{"a", 3}}));
+  EXPECT_THAT(TryPlanJob(spec), Fails(Reason::kUnsupported, "inputs.pickle"));
+  EXPECT_THAT(Fault(), HasSubstr("models[0]|"));
+  MergeExecutor executor(&storage_, {.allow_pickle = true});
+  Diagnostics diagnostics;
+  EXPECT_THAT(executor.Plan(spec, {}, &diagnostics), IsOk());
 }
 
 TEST_F(MergeExecutorTest, MemoryNeededIsNoMoreThanUsed) {

@@ -109,7 +109,8 @@ class Client:
         self.channel = self.grpc.insecure_channel(
             f"127.0.0.1:{port}", options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1),
                                           ("grpc.initial_reconnect_backoff_ms", 50),
-                                          ("grpc.min_reconnect_backoff_ms", 50),
+                                          # How long connecting may take: a busy machine needs a moment.
+                                          ("grpc.min_reconnect_backoff_ms", 3000),
                                           ("grpc.max_reconnect_backoff_ms", 200), *options])
         self.stub = pb().stub.MergeServiceStub(self.channel)
         self.closed = False
@@ -211,6 +212,7 @@ class Server:
                         "s3": [{"name": "test", "buckets": ["*"], "endpoint": endpoint}]},
         }
         self.configure(changes or {})
+        self.environment = {"AWS_ENDPOINT_URL": None}
         self.process, self.clients, self.seconds = None, [], None
 
     def configure(self, changes):
@@ -235,7 +237,7 @@ class Server:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [support.WORLD.server, "serve", "--config", self.config_path, "--ready-file", self.ready_path,
-                 *arguments], env=support.environment({"AWS_ENDPOINT_URL": None}), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                 *arguments], env=support.environment(self.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self.process
 
     def start(self, *arguments, timeout=30, reconnect=True):

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import struct
+import zipfile
 
 import models
 import numpy as np
@@ -97,9 +98,17 @@ class BadInput(TestCase):
     def test_other_format(self):
         folder = os.path.join(self.folder, "torch")
         os.makedirs(folder)
-        with open(os.path.join(folder, "pytorch_model.bin"), "wb") as file:
-            file.write(b"PK\3\4")
-        self.check("UNSUPPORTED", 2, self.with_model("ties", folder), "pytorch_model.bin", "safetensors")
+        with open(os.path.join(folder, "model.gguf"), "wb") as file:
+            file.write(b"GGUF")
+        self.check("UNSUPPORTED", 2, self.with_model("ties", folder), "model.gguf", "safetensors")
+
+    def test_pickle_with_a_command(self):
+        folder = os.path.join(self.folder, "torch")
+        os.makedirs(folder)
+        path = os.path.join(folder, "pytorch_model.bin")
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("model/data.pkl", b"\x80\x02cos\nsystem\n(X\x07\0\0\0touch xtR.")
+        self.check("UNSUPPORTED", 2, self.with_model("ties", folder), path, "'os system'", "byte 2")
 
     def test_shape_mismatch(self):
         def change(tensors):

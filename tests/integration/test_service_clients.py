@@ -17,7 +17,8 @@ METRICS = ["grpc_server_started_total", "grpc_server_handled_total", "grpc_serve
            "orthomerge_storage_request_seconds", "orthomerge_storage_bytes_total", "orthomerge_watchers",
            "orthomerge_watch_events_total", "orthomerge_watch_conflated_total", "orthomerge_watch_closed_total",
            "orthomerge_merge_bytes_total", "orthomerge_merge_tensors_total", "orthomerge_merge_phase_seconds",
-           "orthomerge_worker_busy", "orthomerge_config_reload_success_timestamp_seconds", "orthomerge_build_info"]
+           "orthomerge_worker_busy", "orthomerge_worker_hung",
+           "orthomerge_config_reload_success_timestamp_seconds", "orthomerge_build_info"]
 
 
 class Grpcio(ServiceCase):

@@ -5,7 +5,7 @@ import time
 
 import models
 import proxy
-from gate import HeldCase
+from gate import HeldCase, writes
 from service import FINAL, PARENT, Client, Fault, Follower, ServiceCase, document, new_id, pb, state_of
 
 NAME = f"{PARENT}/mergeJobs/"
@@ -59,6 +59,56 @@ class States(HeldCase):
         self.gate.open()
         self.assertEqual(state_of(client.wait(job.name)), "SUCCEEDED")
         self.assert_complete(place, self.reference("average"))
+
+    def hold_late_parts(self):
+        """Of whatever writes next, from the third part on."""
+        parts = []
+
+        def late(request):
+            if request.kind == "part":
+                parts.append(request)
+            return request.kind == "part" and len(parts) > 2
+        self.gate.close(late)
+
+    def test_access_that_expires(self):
+        """The storage refuses what it had allowed: another attempt goes on once it allows it again."""
+        client = self.held_server(**{"jobs.retry_backoff": "100ms", "workers.threads": 1}).client()
+        self.hold_late_parts()
+        place = self.s3_place_at("expires")
+        job = client.create(document("awd", self.world.family_uri("large"), place.uri, shard="9MB",
+                                     models_used=("m1", "m2", "m3")))
+        self.wait_held()
+        self.gate.open(proxy.DENIED)
+        done = client.wait(job.name)
+        self.assertEqual(state_of(done), "SUCCEEDED", done.error.message)
+        self.assertEqual(done.attempts[0].reason, "PERMISSION_DENIED")
+        self.assertTrue(done.result.resumed)
+        self.assert_complete(place, self.reference("awd", "large", "9MB", ("m1", "m2", "m3")))
+
+    def test_cancel_of_a_twin(self):
+        """Two jobs of one plan and output: cancelling one leaves what the other has done."""
+        client = self.held_server(**{"jobs.retry_backoff": "100ms", "workers.threads": 1}).client()
+        self.hold_late_parts()
+        place = self.s3_place_at("twins")
+        spec = document("awd", self.world.family_uri("large"), place.uri, shard="9MB", models_used=("m1", "m2", "m3"))
+        first = client.create(spec)
+        self.wait_held()
+        spec.priority = 5  # so that it is the next, whenever the first is tried again
+        twin = client.create(spec)
+        self.assertEqual(twin.plan.digest, first.plan.digest)
+        self.gate.delay = 0.2
+        self.gate.open(proxy.DENIED)
+        client.wait_state(twin.name, "RUNNING")
+        self.gate.close(writes)
+        self.wait_held()
+        client.cancel(twin.name)
+        self.gate.delay = 0.0
+        self.gate.open(proxy.UNAVAILABLE)
+        self.assertEqual(state_of(client.wait(twin.name)), "CANCELLED")
+        done = client.wait(first.name)
+        self.assertEqual(state_of(done), "SUCCEEDED", done.error.message)
+        self.assertTrue(done.result.resumed, "its work was still there")
+        self.assert_complete(place, self.reference("awd", "large", "9MB", ("m1", "m2", "m3")))
 
     def test_cancel_while_cancelling(self):
         client = self.held_server().client()
@@ -138,6 +188,24 @@ class States(HeldCase):
         self.assertGreater(fault.details["RetryInfo"].retry_delay.ToMilliseconds(), 0)
         # A repeated request is no new job.
         self.assertEqual(client.create(spec, request_id=again).name, client.list(page_size=1).merge_jobs[0].name)
+
+    def test_storage_that_does_not_answer(self):
+        """Calls that wait for it end by their deadline, and beyond those that may wait there is no room."""
+        client = self.held_server(**{"limits.call_deadline": "5s", "limits.planners": 1,
+                                     "limits.max_planning": 1}).client()
+        self.gate.close(lambda request: True)
+        specs = [document("average", self.world.family_uri("small"), self.output(f"s{number}")) for number in range(3)]
+        requests = [client.request(spec) for spec in specs]
+        planned = client.stub.CreateMergeJob.future(requests[0])  # without a deadline of its own
+        self.wait_held()
+        waiting = client.stub.CreateMergeJob.future(requests[1])
+        time.sleep(0.5)
+        fault = self.fault(lambda: client.create(specs[2]), "UNAVAILABLE", "SERVER_UNAVAILABLE", "RetryInfo")
+        self.assertIn("too many calls", fault.message)
+        for call in (planned, waiting):
+            self.fault(call.result, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+        self.gate.open()
+        self.assertEqual(len(client.list().merge_jobs), 0)
 
     def test_pages_of_large_specs(self):
         """A page is never larger than what clients take."""
@@ -271,6 +339,13 @@ class Requests(ServiceCase):
             with self.subTest(bad[:40]):
                 self.fault(lambda bad=bad: self.client.watch(name, resume_token=bad), "INVALID_ARGUMENT",
                            "INVALID_RESUME_TOKEN", "BadRequest")
+        # A job that was deleted, and a new one of its name.
+        self.client.wait(other)
+        token = list(self.client.watch(other))[-1].resume_token
+        self.client.delete(other)
+        self.client.create(self.good("again"), merge_job_id=other.rsplit("/", 1)[1])
+        self.fault(lambda: self.client.watch(other, resume_token=token), "INVALID_ARGUMENT", "INVALID_RESUME_TOKEN",
+                   "BadRequest")
 
     def test_specs(self):
         """Shape and values of the request."""
@@ -279,6 +354,7 @@ class Requests(ServiceCase):
             (job.MergeJobSpec(), "MISSING_KEY", "merge_job.spec"),
             (self.good(priority=101), "OUT_OF_RANGE", "merge_job.spec.priority"),
             (self.good(device="tpu"), "USAGE", "merge_job.spec.device"),
+            (self.good(device="cuda:77"), "UNSUPPORTED", "merge_job.spec.device"),
             (self.good(memory_budget=-1), "OUT_OF_RANGE", "merge_job.spec.memory_budget"),
             (self.good(max_attempts=0), "OUT_OF_RANGE", "merge_job.spec.max_attempts"),
             (self.good(max_attempts=21), "OUT_OF_RANGE", "merge_job.spec.max_attempts"),
@@ -343,15 +419,17 @@ class Requests(ServiceCase):
     def test_unknown_fields(self):
         """An option that this server does not know is refused, not forgotten."""
         request = self.client.request(self.good())
-        for where, data in (("spec", request.merge_job.spec), ("document", request.merge_job.spec.document)):
+        for where in ("merge_job", "merge_job.spec", "merge_job.spec.document"):
             with self.subTest(where):
                 changed = pb().service.CreateMergeJobRequest()
                 changed.CopyFrom(request)
-                part = changed.merge_job.spec if where == "spec" else changed.merge_job.spec.document
-                part.MergeFromString(data.SerializeToString() + b"\xf8\x3f\x01")  # field 1023, varint 1
+                part = changed
+                for name in where.split("."):
+                    part = getattr(part, name)
+                part.MergeFromString(b"\xf8\x3f\x01")  # field 1023, varint 1
                 fault = self.fault(lambda changed=changed: self.client.call("CreateMergeJob", changed),
                                    "INVALID_ARGUMENT", "UNKNOWN_FIELD", "BadRequest")
-                self.assertTrue(fault.fields[0].startswith("merge_job.spec"), fault.fields)
+                self.assertEqual(fault.fields, [where])
 
     def test_deadlines(self):
         grpc = pb().grpc
@@ -457,6 +535,8 @@ class Access(ServiceCase):
         fault = self.fault(lambda: client.create(document("average", self.small(), self.output(), memory_budget=1)),
                            "FAILED_PRECONDITION", "BUDGET_TOO_SMALL", "PreconditionFailure")
         self.assertIn("MiB", fault.message)
+        self.assertIn("merge_job.spec.memory_budget", fault.message)
+        self.assertNotIn("--", fault.message, "no option of a command")
 
 
 class Flood(HeldCase):

@@ -6,8 +6,10 @@ import statistics
 import threading
 import time
 
+import proxy
 from gate import HeldCase
 from service import document, new_id, state_of
+from support import cli
 
 QUEUED, QUEUED_LONG = 1000, 10000
 RATE = 50.0  # creations a second
@@ -110,6 +112,51 @@ class Queue(HeldCase):
         print(f"     serving again after {server.seconds:.2f} s", flush=True)
         self.assertLess(server.seconds, 5)
         self.assertEqual(len(client.list(page_size=10).merge_jobs), 10)
+
+    def test_jobs_that_nobody_can_run(self):
+        """A restart with less memory leaves them queued, and they say why; one with enough runs them."""
+        server = self.held_server(**{"workers.memory_budget": "1GiB"})
+        client = server.client()
+        begun, _ = self.running(client)
+        place = self.local_place_at("second")
+        second = client.create(document("average", self.small(), place.uri))
+        server.kill()
+        self.gate.open(proxy.RESET)
+        server.configure({"workers.memory_budget": "16MiB"})
+        server.start()
+        for job in (begun, second):
+            got = client.get(job.name)
+            self.assertEqual(state_of(got), "QUEUED")
+            self.assertIn("16.0 MiB", got.blocked_reason)
+            self.assertNotEqual(got.etag, job.etag)
+            warned = [message.warning.message for message in self.replay(client, job.name, got.sequence)
+                      if message.WhichOneof("event") == "warning"]
+            self.assertEqual(warned, [got.blocked_reason])
+        listed = client.list().merge_jobs
+        self.assertEqual({job.blocked_reason for job in listed}, {got.blocked_reason})
+        shown = cli("get", "--server", f"127.0.0.1:{server.port}", second.name)
+        self.assertIn(got.blocked_reason, shown.out)
+        self.assertIn("QUEUED (blocked)", cli("list", "--server", f"127.0.0.1:{server.port}").out)
+        self.assertIn("queued jobs want a device or memory", server.log())
+        server.kill()
+        server.configure({"workers.memory_budget": "1GiB"})
+        server.start()
+        for job in (begun, second):
+            done = client.wait(job.name)
+            self.assertEqual((state_of(done), done.blocked_reason), ("SUCCEEDED", ""))
+        self.assert_complete(place, self.reference("average"))
+
+    @staticmethod
+    def replay(client, name, last):
+        """The first events of a job, up to the one with that number."""
+        stream = client.watch(name, replay=True)
+        messages = []
+        for message in stream:
+            messages.append(message)
+            if message.sequence == last:
+                break
+        stream.cancel()
+        return messages
 
     def finished(self, client, count):
         """The first jobs that succeeded, by the time of their end."""

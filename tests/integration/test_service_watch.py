@@ -77,7 +77,8 @@ class Watch(HeldCase):
         self.assertEqual(late["problems"], [], "those that slept have missed nothing")
 
     def test_crowd(self):
-        self.crowd(WATCHERS_LONG if self.world.rounds else WATCHERS, 2.0)
+        # On a machine that tests may share with anything, more than the half second of the long form.
+        self.crowd(*((WATCHERS_LONG, 0.5) if self.world.rounds else (WATCHERS, 2.0)))
 
     def test_stream_age(self):
         """Streams end by themselves with a Reconnect, and the token goes on."""

@@ -6,7 +6,7 @@ import random
 import threading
 
 import proxy as faults
-from support import TestCase, bytes_of, cli, commit_of, finish, start
+from support import S3Place, TestCase, bytes_of, cli, commit_of, finish, start
 
 
 class Faults(TestCase):
@@ -232,6 +232,29 @@ class Faults(TestCase):
         result = cli("run", self.recipe("average", self.inputs), "--out", self.place.uri, "-o", "json", env=env)
         self.refused(result, "PERMISSION_DENIED", 7, "model.safetensors")
         self.assert_nothing_at(self.place)
+
+    def test_credentials_expire_in_the_middle(self):
+        """Access that was there: what is finished is kept, and the same command goes on once it is back."""
+        reference = self.reference("awd", "9MB")
+        for kind in ("part", "read"):
+            with self.subTest(kind):
+                seen = collections.Counter()
+
+                def policy(request, kind=kind, seen=seen):
+                    with self.lock:
+                        seen[request.kind] += bool(seen["put"] or request.kind == "put")  # from the work area on
+                        return faults.DENIED if request.kind == kind and seen[kind] > 3 else faults.PASS
+
+                _, env = self.through(policy)
+                place = S3Place(f"{self.key}/{kind}")
+                recipe = self.recipe("awd", self.inputs, shard="9MB")
+                result = cli("run", recipe, "--out", place.uri, "-o", "json", env=env)
+                self.refused(result, "PERMISSION_DENIED", 7, "the same command resumes")
+                self.assertIsNone(commit_of(place))
+                again = self.run_ok(recipe, "--out", place.uri)
+                if kind == "part":
+                    self.assertTrue(again.json["resumed"])
+                self.assert_complete(place, reference)
 
     def test_server_goes_away_and_comes_back(self):
         reference = self.reference("awd", "9MB")

@@ -139,6 +139,17 @@ TEST_F(EventHubTest, RefusesATokenFromTheFutureAndAnUnknownJob) {
   EXPECT_EQ(hub_->watchers(), 0);
 }
 
+TEST_F(EventHubTest, RefusesATokenOfAJobOfOldWithTheSameName) {
+  const JobKey key = store_.AddJob("a");
+  const absl::Time created = store_.Get(key)->create_time;
+  const auto status = [&](absl::Time made) {
+    return hub_->Subscribe(key, 1, absl::ZeroDuration(), [] {}, made).status();
+  };
+  EXPECT_TRUE(status(created).ok());
+  EXPECT_EQ(ReasonOf(status(created - absl::Microseconds(1))), Reason::kInvalidResumeToken);
+  EXPECT_EQ(hub_->watchers(), 0);
+}
+
 TEST_F(EventHubTest, RefusesMoreWatchersThanItsLimit) {
   EventHubOptions options;
   options.max_watchers = 1;

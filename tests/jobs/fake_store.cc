@@ -192,6 +192,20 @@ absl::StatusOr<JobCounts> FakeStore::Counts() {
   return counts;
 }
 
+absl::StatusOr<bool> FakeStore::SharesWorkArea(const JobKey& key) {
+  MutexLock lock(&mutex_);
+  const JobPlan& plan = rows_.at(key).job.plan;
+  for (const auto& [other, row] : rows_) {
+    const Job& job = row.job;
+    if (other != key && !plan.digest.empty() && job.plan.digest == plan.digest &&
+        job.plan.output_uri == plan.output_uri && !IsFinal(job.state) &&
+        job.state != JobState::kCancelling && !job.attempts.empty()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 absl::StatusOr<std::optional<ClaimedJob>> FakeStore::Claim(const ClaimRequest& request) {
   RETURN_IF_ERROR(Enter("claim"));
   ClaimedJob claimed;

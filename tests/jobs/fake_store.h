@@ -40,6 +40,8 @@ class FakeStore : public JobStore {
   absl::Status Delete(const JobKey& key, std::optional<int64_t> version) override;
   absl::StatusOr<EventPage> Events(const JobKey& key, int64_t after_sequence, int limit) override;
   absl::StatusOr<JobCounts> Counts() override;
+  absl::StatusOr<int> MarkBlocked(const WorkerCapacity&) override { return 0; }
+  absl::StatusOr<bool> SharesWorkArea(const JobKey& key) override;
   absl::StatusOr<std::optional<ClaimedJob>> Claim(const ClaimRequest& request) override;
   absl::StatusOr<bool> Renew(const Lease& lease, absl::Duration extension,
                              const std::optional<JobProgress>& progress) override;

@@ -98,10 +98,36 @@ TEST_F(SqliteStoreTest, RefusesFilesThatAreNotItsOwn) {
 
 TEST_F(SqliteStoreTest, RefusesASchemaOfTheFuture) {
   ASSERT_TRUE(OpenSqliteStore(path_).ok());
-  EXPECT_EQ(Ask("PRAGMA user_version"), "1");
+  EXPECT_EQ(Ask("PRAGMA user_version"), "2");
   Ask("PRAGMA user_version = 9");
   EXPECT_THAT(OpenError(path_), testing::AllOf(HasSubstr("USAGE"), HasSubstr("schema version 9"),
                                                HasSubstr("start the newer program")));
+}
+
+// Jobs that an earlier version made: what it did not note is filled in.
+TEST_F(SqliteStoreTest, TakesOverTheFirstSchema) {
+  NewJob job = MakeJob("a");
+  job.plan.digest = "digest";
+  job.plan.output_uri = "s3://bucket/out";
+  {
+    auto store = OpenSqliteStore(path_);
+    ASSERT_TRUE(store.ok());
+    ASSERT_TRUE((*store)->Create(job, 10).ok());
+    ASSERT_TRUE((*store)->Create(MakeJob("b"), 10).ok());
+  }
+  for (const char* undo :
+       {"DROP INDEX job_blocked", "DROP INDEX job_work_area", "ALTER TABLE job DROP COLUMN blocked",
+        "ALTER TABLE job DROP COLUMN work_area", "PRAGMA user_version = 1"}) {
+    Ask(undo);
+  }
+  auto store = OpenSqliteStore(path_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->Get(job.key)->plan, job.plan);
+  EXPECT_EQ((*store)->Get(job.key)->blocked, "");
+  store->reset();
+  EXPECT_EQ(Ask("SELECT work_area FROM job WHERE id = 'a'"), "digest s3://bucket/out");
+  EXPECT_EQ(Ask("SELECT work_area FROM job WHERE id = 'b'"), "");
+  EXPECT_EQ(Ask("PRAGMA user_version"), "2");
 }
 
 TEST_F(SqliteStoreTest, DamagedFileIsNamed) {
@@ -293,6 +319,8 @@ TEST_F(SqliteStoreTest, EveryRequestGoesByAnIndex) {
     ASSERT_TRUE(store.Cancel({"team", "b"}, {}, "").ok());
     ASSERT_TRUE(store.Events({"team", "b"}, 0, 10).ok());
     ASSERT_TRUE(store.Counts().ok());
+    ASSERT_TRUE(store.MarkBlocked({{"cuda:0"}, 1}).ok());
+    ASSERT_TRUE(store.SharesWorkArea({"team", "a"}).ok());
     ASSERT_TRUE(store.Delete({"team", "a"}, {}).ok());
     statements = StatementLog::statements();
   }
@@ -309,6 +337,7 @@ TEST_F(SqliteStoreTest, EveryRequestGoesByAnIndex) {
       // These hold the queue, what is not final, and a count: small, or never read in full.
       if (line.compare(0, 4, "SCAN") == 0) {
         EXPECT_THAT(line, testing::AnyOf(HasSubstr("COVERING INDEX job_claimable"),
+                                         HasSubstr("COVERING INDEX job_blocked"),
                                          HasSubstr("COVERING INDEX job_unfinished"),
                                          HasSubstr("COVERING INDEX job_count"),
                                          HasSubstr("json_each VIRTUAL TABLE")))

@@ -7,6 +7,8 @@ namespace orthomerge {
 namespace {
 
 using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
 using enum JobState;
 
 class StoreLease : public StoreTest {
@@ -40,6 +42,81 @@ TEST_P(StoreLease, OnlyJobsForTheDevice) {
   EXPECT_THAT(ClaimAll(request), ElementsAre("on-cuda", "on-any"));
   request.devices = {"", "cpu", "x\"] or \xff"};
   EXPECT_THAT(ClaimAll(request), ElementsAre("on-cpu"));
+}
+
+TEST_P(StoreLease, JobsThatNobodyCanRunSaySo) {
+  for (const char* device : {"cuda:1", "cuda", "cpu"}) {
+    NewJob job = MakeJob(std::string("on-") + device);
+    job.spec.device = device;
+    Create(job);
+  }
+  Create("anywhere");
+  NewJob large = MakeJob("large");
+  large.plan.memory_budget = 1000;
+  Create(large);
+  const auto blocked = [&] {
+    std::vector<std::string> ids;
+    const auto page = store_->List(MakeQuery(/*oldest_first=*/true));
+    for (const Job& job : page->jobs) {
+      EXPECT_EQ(job.blocked, Get(job.key.id).blocked);
+      if (!job.blocked.empty()) ids.push_back(job.key.id);
+    }
+    return ids;
+  };
+  ASSERT_EQ(*store_->MarkBlocked({{"cpu", "cuda:1"}, 1000}), 0);
+  EXPECT_THAT(blocked(), IsEmpty());
+
+  const int64_t before = Get("large").version;
+  ASSERT_EQ(*store_->MarkBlocked({{"cpu"}, 999}), 3);
+  EXPECT_THAT(blocked(), UnorderedElementsAre("on-cuda:1", "on-cuda", "large"));
+  EXPECT_EQ(Get("on-cuda:1").blocked,
+            "no worker of this server has the device 'cuda:1' (there is cpu)");
+  EXPECT_GT(Get("large").version, before);
+  EXPECT_EQ(std::get<JobWarning>(Events("large").back().what).message, Get("large").blocked);
+  EXPECT_EQ(StateOf("large"), kQueued);
+
+  // The same again is no news, also after a restart.
+  Reopen();
+  const int64_t sequence = Get("large").sequence;
+  ASSERT_EQ(*store_->MarkBlocked({{"cpu"}, 999}), 3);
+  EXPECT_EQ(Get("large").sequence, sequence);
+
+  // A server that has what they want; a job that ends is not blocked either.
+  ASSERT_TRUE(store_->Cancel({"team", "on-cuda:1"}, {}, "").ok());
+  EXPECT_EQ(Get("on-cuda:1").blocked, "");
+  ASSERT_EQ(*store_->MarkBlocked({{"cpu", "cuda:0"}, 1000}), 0);
+  EXPECT_THAT(blocked(), IsEmpty());
+  ClaimRequest request = AnyJob();
+  request.devices = DeviceNames("cuda:0");
+  EXPECT_THAT(ClaimAll(request), ElementsAre("on-cuda", "anywhere", "large"));
+}
+
+TEST_P(StoreLease, WhoSharesAWorkArea) {
+  NewJob elsewhere = MakeJob("elsewhere");
+  elsewhere.plan.output_uri = "s3://bucket/other";
+  Create(elsewhere);
+  NewJob other = MakeJob("other-plan");
+  other.plan.digest = "another";
+  Create(other);
+  Create("first");
+  Create("second");
+  const auto shares = [&](const std::string& id) { return *store_->SharesWorkArea({"team", id}); };
+  ASSERT_TRUE(Claim() && Claim());  // elsewhere, other-plan
+  const Lease first = Claim()->lease;
+  EXPECT_FALSE(shares("first")) << "the second has not begun";
+  EXPECT_TRUE(shares("second"));
+  EXPECT_FALSE(shares("elsewhere"));
+  EXPECT_FALSE(shares("other-plan"));
+  const Lease second = Claim()->lease;
+  EXPECT_TRUE(shares("first"));
+  ASSERT_TRUE(store_->Fail(second, {}, absl::Hours(1)).ok());
+  EXPECT_TRUE(shares("first")) << "the second will go on";
+  ASSERT_TRUE(store_->Cancel({"team", "first"}, {}, "").ok());
+  EXPECT_FALSE(shares("second")) << "the first only cleans up";
+  EXPECT_TRUE(shares("first"));
+  ASSERT_TRUE(store_->FinishCancel(first).ok());
+  EXPECT_FALSE(shares("second"));
+  EXPECT_EQ(ReasonText(store_->SharesWorkArea({"team", "none"})), "JOB_NOT_FOUND");
 }
 
 TEST_P(StoreLease, LargeJobsDoNotBlockSmallOnes) {

@@ -284,6 +284,32 @@ TEST_P(WorkerPoolTest, CancelRacesPublishingAndExactlyOneWins) {
   RecordProperty("succeeded", succeeded);
 }
 
+// Two jobs of one plan and output: what they have done is in one place, and the last one clears up.
+TEST_P(WorkerPoolTest, CancelLeavesTheWorkOfAnotherJob) {
+  options_.devices = {"cpu", "cpu"};
+  executor_.body = [](auto&&, auto&&, const CallOptions& call, auto&&) {
+    return UntilCancelled(call);
+  };
+  Start();
+  std::vector<JobKey> keys;
+  for (const char* id : {"a", "b"}) {
+    NewJob job;
+    job.key = {"default", id};
+    job.plan.digest = "digest";
+    job.plan.output_uri = "s3://bucket/out";
+    job.plan.memory_budget = 1;
+    ASSERT_TRUE(store_->Create(job, 100).ok());
+    keys.push_back(job.key);
+  }
+  for (const JobKey& key : keys) ASSERT_TRUE(Reaches(key, JobState::kRunning));
+  for (const JobKey& key : keys) {
+    ASSERT_TRUE(store_->Cancel(key, {}, "").ok());
+    ASSERT_TRUE(Reaches(key, JobState::kCancelled));
+  }
+  EXPECT_EQ(executor_.discards("a"), 0);
+  EXPECT_EQ(executor_.discards("b"), 1);
+}
+
 TEST_P(WorkerPoolTest, JobLeftCancellingIsCleanedUpByTheNextWorker) {
   const JobKey key = Add("a");
   ASSERT_TRUE(store_->Claim({"gone", {"", "cpu"}, 100}).value());
@@ -394,6 +420,62 @@ TEST_P(WorkerPoolTest, StuckJobLosesItsLeaseToAnotherWorker) {
   const Job job = Get(key);
   ASSERT_EQ(job.attempts.size(), 2u);
   EXPECT_EQ(job.attempts[0].outcome, JobAttempt::Outcome::kLost);
+}
+
+// Its thread is in a call that never returns: the lease is given up, but with one worker nobody can
+// take the job again.
+TEST_P(WorkerPoolTest, ThreadThatDoesNotStopIsTold) {
+  options_.stuck = absl::Seconds(60);
+  options_.hang = absl::Minutes(5);
+  std::atomic<int> told = 0, hung = 0;
+  options_.on_hung = [&](bool now) {
+    ++told;
+    hung = now;
+  };
+  std::atomic<bool> returns = false;
+  executor_.body = [&](const Job& job, auto&&, auto&&,
+                       const JobObserver& observer) -> absl::StatusOr<JobResult> {
+    if (job.key.id == "cancelled" || job.attempts.size() == 1) {
+      Eventually([&] { return returns.load(); });
+      return MakeError(Reason::kCancelled, "at last");
+    }
+    return executor_.Publish(job, observer);
+  };
+  Start();
+  const auto hang = [&](const JobKey& key) {
+    ASSERT_TRUE(Eventually([&] { return executor_.runs(key.id) == 1; }));
+    const int before = told;
+    if (key.id == "cancelled") {
+      ASSERT_TRUE(store_->Cancel(key, {}, "").ok());
+      ASSERT_TRUE(Reaches(key, JobState::kCancelling));
+    } else {
+      Advance(options_.stuck);
+      ASSERT_TRUE(Reaches(key, JobState::kQueued));
+    }
+    Advance(options_.hang - absl::Seconds(1));
+    absl::SleepFor(absl::Milliseconds(50));  // a few looks
+    EXPECT_EQ(told, before) << "too early";
+    ASSERT_TRUE(Eventually([&] {
+      Advance(absl::Seconds(1));
+      return told > before;
+    }));
+    EXPECT_EQ(hung, 1);
+    EXPECT_EQ(Counter("orthomerge_worker_hung"), 1);
+    returns = true;
+    ASSERT_TRUE(Eventually([&] { return hung == 0; }));
+    EXPECT_TRUE(Eventually([&] { return Counter("orthomerge_worker_hung") == 0; }));
+    returns = false;
+  };
+  const JobKey lost = Add("lost");
+  hang(lost);
+  ASSERT_TRUE(Eventually([&] {
+    Advance(absl::Seconds(1));
+    return Get(lost).state == JobState::kSucceeded;
+  }));
+  const JobKey cancelled = Add("cancelled");
+  hang(cancelled);
+  EXPECT_TRUE(Reaches(cancelled, JobState::kCancelled));
+  EXPECT_EQ(told, 4);
 }
 
 TEST_P(WorkerPoolTest, RunsTogetherWhatFitsInMemory) {

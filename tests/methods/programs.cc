@@ -1,6 +1,7 @@
 #include "tests/methods/programs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/math/kernels.h"
@@ -12,29 +13,46 @@ namespace {
 // One region with memory of its own, since programs may overwrite rows.
 template <class T>
 struct Piece {
-  Piece(const MemoryTensor& tensor, const OutputTensor& output, int64_t first, int64_t count) {
+  Piece(const MemoryTensor& tensor, const OutputTensor& output, const TensorProgram& program,
+        int64_t first, int64_t count, bool reduces) {
     const auto cut = [&](const std::vector<double>& v) {
       return std::vector<T>(v.begin() + first, v.begin() + first + count);
     };
-    base = cut(tensor.base);
+    if (output.has_base) base = cut(tensor.base);
     for (const std::vector<double>& row : tensor.rows) rows.push_back(cut(row));
+    FindNonFinite(count, reduces);
     for (std::vector<T>& row : rows) pointers.push_back(row.data());
     region.f64 = sizeof(T) == sizeof(double);
     region.offset = first;
     region.elements = count;
-    region.columns = output.columns();
-    region.base = base.data();
+    region.columns = program.row_elements(output);
+    region.base = output.has_base ? base.data() : nullptr;
     region.rows = pointers;
+  }
+  // As the engine: elements with a non-finite source do not count, and are 0 in reductions.
+  void FindNonFinite(int64_t count, bool reduces) {
+    std::vector<uint8_t> finite(static_cast<size_t>(count), 1);
+    for (size_t i = 0; i < finite.size(); ++i) {
+      if (!base.empty() && !std::isfinite(base[i])) finite[i] = 0;
+      for (const std::vector<T>& row : rows) finite[i] &= std::isfinite(row[i]) ? 1 : 0;
+      if (finite[i] != 0) continue;
+      for (std::vector<T>& row : rows) row[i] = reduces ? T{0} : row[i];
+      counts.resize(finite.size());
+    }
+    if (!counts.empty()) counts = finite;
+    region.counts = counts.empty() ? nullptr : counts.data();
   }
   std::vector<T> base;
   std::vector<std::vector<T>> rows;
   std::vector<void*> pointers;
+  std::vector<uint8_t> counts;
   Region region;
 };
 
 template <class T>
 std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
-                                       const std::vector<OutputTensor>& outputs, int64_t block) {
+                                       const std::vector<OutputTensor>& outputs, int64_t block,
+                                       size_t sink) {
   std::vector<std::unique_ptr<TensorProgram>> programs;
   for (const OutputTensor& output : outputs) programs.push_back(method->Compile(output).value());
   const auto blocks = [&](const OutputTensor& output, int64_t granule, const auto& call) {
@@ -46,7 +64,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   const auto granule = [&](size_t t) {
     const Access access = programs[t]->access();
     return access == Access::kElement ? int64_t{1}
-           : access == Access::kRow   ? outputs[t].columns()
+           : access == Access::kRow   ? programs[t]->row_elements(outputs[t])
                                       : outputs[t].elements();
   };
   Solved solved;
@@ -72,7 +90,7 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
       const int64_t lanes_begin = kLanes / std::gcd(granule(t), int64_t{kLanes}) * granule(t);
       const bool whole = programs[t]->access() == Access::kWhole;
       blocks(outputs[t], whole ? granule(t) : lanes_begin, [&](int64_t first, int64_t count) {
-        Piece<T> piece(model[t], outputs[t], first, count);
+        Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/true);
         programs[t]->Accumulate(round, piece.region, solved, partial);
       });
       for (size_t i = 0; i < lanes.size(); i += kLanes) sums.push_back(FoldLanes(&lanes[i]));
@@ -90,15 +108,17 @@ std::vector<std::vector<double>> RunAs(Method* method, const MemoryModel& model,
   std::vector<std::vector<double>> results;
   for (size_t t = 0; t < outputs.size(); ++t) {
     if (programs[t] == nullptr) {
-      results.push_back(model[t].base);
+      results.push_back(outputs[t].has_base ? model[t].base : model[t].rows[0]);
       continue;
     }
-    std::vector<double> result(model[t].base.size());
+    std::vector<double> result(static_cast<size_t>(outputs[t].elements()));
     blocks(outputs[t], granule(t), [&](int64_t first, int64_t count) {
-      Piece<T> piece(model[t], outputs[t], first, count);
+      Piece<T> piece(model[t], outputs[t], *programs[t], first, count, /*reduces=*/false);
       std::vector<T> out(static_cast<size_t>(count));
-      void* const sink = out.data();
-      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, {&sink, 1}).ok());
+      // One sink at a time, as the engine asks for them.
+      std::vector<void*> sinks(programs[t]->sinks(outputs[t]).size(), nullptr);
+      sinks.at(sink) = out.data();
+      EXPECT_TRUE(programs[t]->Emit(piece.region, solved, sinks).ok());
       std::copy(out.begin(), out.end(), result.begin() + first);
     });
     results.push_back(std::move(result));
@@ -151,13 +171,19 @@ MethodSpec SpecOf(const std::string& method, const ParameterMap& parameters, int
   for (const auto& [name, value] : parameters) spec.parameters[name] = value;
   spec.weights.assign(static_cast<size_t>(k), 1.0);
   spec.model_parameters.resize(static_cast<size_t>(k));
-  spec.model_names.resize(static_cast<size_t>(k));
+  for (const ParameterSchema& parameter : FindMethod(method)->parameters) {
+    const auto found = spec.parameters.find(parameter.name);
+    if (!parameter.per_model || found == spec.parameters.end()) continue;
+    for (ParameterMap& own : spec.model_parameters) own.insert(*found);
+  }
+  for (int i = 0; i < k; ++i) spec.model_names.push_back("model" + std::to_string(i));
   return spec;
 }
 
 std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
                                            const std::vector<MethodSpec>& transforms,
-                                           const MemoryModel& model, bool f64, int64_t block) {
+                                           const MemoryModel& model, bool f64, int64_t block,
+                                           size_t sink) {
   auto made = MakeMethod(spec, transforms);
   EXPECT_TRUE(made.ok()) << made.status();
   if (!made.ok()) return {};
@@ -170,12 +196,14 @@ std::vector<std::vector<double>> RunMethod(const MethodSpec& spec,
     output.shape = tensor.shape;
     output.f64 = f64;
     output.models = static_cast<int>(tensor.rows.size());
-    output.has_base = true;
+    output.has_base = !tensor.base.empty();
+    output.parameters = tensor.parameters;
+    output.model_parameters = tensor.model_parameters;
     outputs.push_back(std::move(output));
   }
   EXPECT_TRUE(method->Prepare(outputs).ok());
-  return f64 ? RunAs<double>(method, model, outputs, block)
-             : RunAs<float>(method, model, outputs, block);
+  return f64 ? RunAs<double>(method, model, outputs, block, sink)
+             : RunAs<float>(method, model, outputs, block, sink);
 }
 
 }  // namespace orthomerge

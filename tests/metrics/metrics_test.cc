@@ -37,6 +37,7 @@ void CallAll(Metrics* metrics) {
   metrics->AddMergeTensors("awd", 290);
   metrics->ObservePhase("reduce", "cpu", 4);
   metrics->SetWorkerBusy("cpu", true);
+  metrics->SetWorkerHung("cpu", true);
   metrics->StorageRequest("s3", "read", "OK", 0.02, 4096, 0);
   metrics->SetWatchers(2);
   metrics->WatchEvent("progress");
@@ -66,6 +67,7 @@ TEST(MetricsTest, SeriesCarryTheirLabels) {
            "orthomerge_merge_bytes_total{device=\"cpu\",phase=\"write\"} 1000000000",
            "orthomerge_merge_tensors_total{method=\"awd\"} 290",
            "orthomerge_worker_busy{device=\"cpu\"} 1",
+           "orthomerge_worker_hung{device=\"cpu\"} 1",
            "orthomerge_storage_requests_total{backend=\"s3\",code=\"OK\",op=\"read\"} 1",
            "orthomerge_storage_bytes_total{backend=\"s3\",direction=\"read\"} 4096",
            "orthomerge_storage_request_seconds_bucket{backend=\"s3\",op=\"read\",le=\"0.025\"} 1",

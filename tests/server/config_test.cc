@@ -95,6 +95,7 @@ listen: "[::1]:0"
 reflection: false
 data_dir: state
 tls: {certificate: /c.pem, key: keys/k.pem, reload_interval: 1m}
+inputs: {pickle: true}
 storage:
   read: [s3://models, data/in, ~/models, "file:///srv/models/"]
   write: [s3://out/team-a]
@@ -112,6 +113,7 @@ log: {level: debug, format: text}
   const std::string folder = FreshFolder();
   EXPECT_EQ(config.listen, "[::1]:0");
   EXPECT_FALSE(config.reflection);
+  EXPECT_TRUE(config.inputs.pickle);
   EXPECT_EQ(config.data_dir, folder + "/state");
   EXPECT_EQ(config.jobs.database, folder + "/state/jobs.db");
   EXPECT_EQ(config.tls.certificate, "/c.pem");

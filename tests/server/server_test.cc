@@ -109,6 +109,17 @@ TEST_F(ServerTest, AnswersOnceStarted) {
   }
 }
 
+TEST_F(ServerTest, SaysWhereOnlyARestartHelps) {
+  ASSERT_TRUE(Start().ok());
+  for (const bool alive : {false, true}) {
+    server_->SetAlive(alive);
+    for (const std::string& address : {server_->address(), server_->health_address()}) {
+      EXPECT_EQ(Health(address, "liveness"), alive ? "SERVING" : "NOT_SERVING");
+      EXPECT_EQ(Health(address, ""), "SERVING");
+    }
+  }
+}
+
 TEST_F(ServerTest, TheHealthPortAnswersNothingElse) {
   ASSERT_TRUE(Start().ok());
   EXPECT_EQ(AskInfo(ChannelTo(server_->health_address())).status.error_code(),

@@ -186,6 +186,7 @@ TEST(EventTest, EveryKind) {
   WatchMessage message;
   message.sequence = 9;
   message.time = absl::FromUnixSeconds(5);
+  message.created = absl::FromUnixMicros(4'000'007);
   message.kind = WatchMessage::Kind::kEvent;
   JobResult result;
   result.output_uri = "s3://out/x";
@@ -194,7 +195,9 @@ TEST(EventTest, EveryKind) {
       JobEvent{9, message.time, 2, StateChanged{JobState::kSucceeded, std::nullopt, result}});
   v1::MergeJobEvent event = EventToProto(key, message);
   EXPECT_EQ(event.sequence(), 9);
-  EXPECT_EQ(*ReadResumeToken(event.resume_token(), key), 9);
+  const ResumePoint point = ReadResumeToken(event.resume_token(), key).value();
+  EXPECT_EQ(point.sequence, 9);
+  EXPECT_EQ(point.created, message.created);
   EXPECT_EQ(event.event_time().seconds(), 5);
   EXPECT_EQ(event.state_change().state(), v1::MergeJob::STATE_SUCCEEDED);
   EXPECT_EQ(event.state_change().attempt(), 2);
@@ -257,11 +260,12 @@ TEST(TokenTest, AreBoundToWhatTheyWereMadeFor) {
   EXPECT_EQ(*ReadPageToken(page, "arguments"), "cursor/\xC3\xBC");
   EXPECT_EQ(ReasonOf(ReadPageToken(page, "others").status()), Reason::kInvalidPageToken);
   for (const std::string& token : {std::string("x"), std::string("!!!!"), page + "A",
-                                   page.substr(1), MakeResumeToken({"a", "b"}, 1)}) {
+                                   page.substr(1), MakeResumeToken({"a", "b"}, {1, {}})}) {
     EXPECT_EQ(ReasonOf(ReadPageToken(token, "arguments").status()), Reason::kInvalidPageToken);
   }
-  const std::string resume = MakeResumeToken({"a", "b"}, 12);
-  EXPECT_EQ(*ReadResumeToken(resume, {"a", "b"}), 12);
+  const std::string resume = MakeResumeToken({"a", "b"}, {12, absl::FromUnixMicros(34)});
+  EXPECT_EQ(ReadResumeToken(resume, {"a", "b"})->sequence, 12);
+  EXPECT_EQ(ReadResumeToken(resume, {"a", "b"})->created, absl::FromUnixMicros(34));
   EXPECT_EQ(ReasonOf(ReadResumeToken(resume, {"a", "c"}).status()), Reason::kInvalidResumeToken);
   for (const std::string& token : {page, std::string("AAAA"), resume + "=", std::string()}) {
     EXPECT_EQ(ReasonOf(ReadResumeToken(token, {"a", "b"}).status()), Reason::kInvalidResumeToken);

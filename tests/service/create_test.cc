@@ -165,6 +165,44 @@ TEST(CreateTest, OptionsOfANewerClientAreRefused) {
               HasSubstr("field number 2000 of orthomerge.v1.Recipe"));
 }
 
+TEST(CreateTest, ADeviceThatNoWorkerHas) {
+  Harness harness;  // whose workers run on the CPU
+  v1::CreateMergeJobRequest request = GoodRequest();
+  v1::MergeJobSpec* spec = request.mutable_merge_job()->mutable_spec();
+  spec->set_device("cuda:1");
+  const Failure failure = Decode(harness.TryCreate(request));
+  EXPECT_EQ(failure.code, StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(failure.faults(), ElementsAre("merge_job.spec.device UNSUPPORTED"));
+  EXPECT_THAT(failure.message, HasSubstr("no worker of this server has the device 'cuda:1'"));
+  v1::PlanRequest plan;
+  plan.set_parent("tenants/default");
+  *plan.mutable_spec() = *spec;
+  v1::PlanResponse response;
+  EXPECT_THAT(Decode(harness.stub->Plan(harness.Context().get(), plan, &response)).faults(),
+              ElementsAre("spec.device UNSUPPORTED"));
+  EXPECT_EQ(harness.executor.plans(), 0);
+  spec->set_device("cpu");
+  harness.Create(request);
+}
+
+TEST(CreateTest, TooLittleMemoryInTheWordsOfTheApi) {
+  Harness harness;
+  harness.executor.set_plan([](const JobSpec&, const CallOptions&, Diagnostics* diagnostics) {
+    const absl::Status status = MakeError(
+        Reason::kBudgetTooSmall, "this plan needs at least 9 bytes; raise --memory-budget");
+    diagnostics->Add(status);
+    return status;
+  });
+  const Failure failure = Decode(harness.TryCreate(GoodRequest()));
+  EXPECT_EQ(failure.code, StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(failure.message,
+            "merge_job.spec.memory_budget: this plan needs at least 9 bytes; raise memory_budget");
+  ASSERT_EQ(failure.precondition.violations_size(), 1);
+  EXPECT_EQ(failure.precondition.violations(0).type(), "MEMORY");
+  EXPECT_EQ(failure.precondition.violations(0).subject(), "merge_job.spec.memory_budget");
+  EXPECT_THAT(failure.precondition.violations(0).description(), HasSubstr("raise memory_budget"));
+}
+
 TEST(CreateTest, ATooLargeSpec) {
   Harness harness;
   v1::CreateMergeJobRequest request = GoodRequest();

@@ -66,6 +66,9 @@ TEST(ValidateCreateTest, EveryRule) {
       {"request_id USAGE", [](auto* r) { r->set_request_id("once"); }},
       {"merge_job.spec MISSING_KEY", [](auto* r) { r->clear_merge_job(); }},
       {"merge_job.spec MISSING_KEY", [&](auto* r) { spec(r)->clear_source(); }},
+      // Field 2000, a varint, in the job itself.
+      {"merge_job UNKNOWN_FIELD",
+       [](auto* r) { EXPECT_TRUE(r->mutable_merge_job()->MergeFromString("\x80\x7d\x01")); }},
       {"merge_job.spec.priority OUT_OF_RANGE", [&](auto* r) { spec(r)->set_priority(101); }},
       {"merge_job.spec.device USAGE", [&](auto* r) { spec(r)->set_device("cuda:01"); }},
       {"merge_job.spec.memory_budget OUT_OF_RANGE",

@@ -77,6 +77,10 @@ void RunJob(Harness& harness) {
 }
 constexpr int64_t kLast = 7;
 
+std::string TokenAfter(Harness& harness, int64_t sequence) {
+  return MakeResumeToken(kKey, {sequence, harness.store->Get(kKey)->create_time});
+}
+
 TEST(WatchTest, FromTheSnapshotToTheEnd) {
   Harness harness(Quick());
   const v1::MergeJob job = harness.Create(GoodRequest("job"));
@@ -132,7 +136,7 @@ TEST(WatchTest, ReplaysFromTheFirstEventAndLetsATokenWin) {
   harness.Create(GoodRequest("job"));
   RunJob(harness);
   for (const int64_t after : {int64_t{0}, kLast - 1}) {
-    Client client(harness, after == 0 ? "" : MakeResumeToken(kKey, after), kName, true);
+    Client client(harness, after == 0 ? "" : TokenAfter(harness, after), kName, true);
     for (int64_t sequence = after + 1; sequence <= kLast; ++sequence) {
       EXPECT_EQ(client.Next().sequence(), sequence);
     }
@@ -147,7 +151,7 @@ TEST(WatchTest, ResumesAfterEverySequence) {
   harness.Create(GoodRequest("job"));
   RunJob(harness);
   for (int64_t after = 0; after < kLast; ++after) {
-    Client client(harness, MakeResumeToken(kKey, after));
+    Client client(harness, TokenAfter(harness, after));
     v1::MergeJobEvent event;
     for (int64_t sequence = after + 1; sequence <= kLast; ++sequence) {
       ASSERT_TRUE(client.Next(&event)) << after;
@@ -158,7 +162,7 @@ TEST(WatchTest, ResumesAfterEverySequence) {
     EXPECT_TRUE(client.Finish().ok());
   }
   // All was sent: the job as it is, once more.
-  Client client(harness, MakeResumeToken(kKey, kLast));
+  Client client(harness, TokenAfter(harness, kLast));
   EXPECT_EQ(client.Next().snapshot().state(), v1::MergeJob::STATE_SUCCEEDED);
   EXPECT_TRUE(client.Finish().ok());
 }
@@ -198,9 +202,9 @@ TEST(WatchTest, Refusals) {
   const std::string other = "tenants/default/mergeJobs/other";
   const std::vector<Row> rows = {
       {"garbage", kName, StatusCode::INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"},
-      {MakeResumeToken({"default", "other"}, 1), kName, StatusCode::INVALID_ARGUMENT,
+      {MakeResumeToken({"default", "other"}, {1, {}}), kName, StatusCode::INVALID_ARGUMENT,
        "INVALID_RESUME_TOKEN"},
-      {MakeResumeToken(kKey, 99), kName, StatusCode::INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"},
+      {TokenAfter(harness, 99), kName, StatusCode::INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"},
       {"", other, StatusCode::NOT_FOUND, "JOB_NOT_FOUND"},
       {"", "job", StatusCode::INVALID_ARGUMENT, "USAGE"},
   };
@@ -212,6 +216,26 @@ TEST(WatchTest, Refusals) {
     EXPECT_EQ(failure.code, row.code) << row.reason;
     EXPECT_EQ(failure.info.reason(), row.reason);
   }
+}
+
+// A new job of the same name has events of its own, with the same numbers.
+TEST(WatchTest, ATokenOfADeletedJobIsNotTakenForItsNamesake) {
+  Harness harness(Quick());
+  harness.Create(GoodRequest("job"));
+  Client first(harness);
+  const std::string token = first.Next().resume_token();
+  ASSERT_TRUE(harness.store->Cancel(kKey, {}, "").ok());
+  ASSERT_TRUE(harness.store->Delete(kKey, {}).ok());
+  harness.Create(GoodRequest("job"));
+  Client again(harness, token);
+  v1::MergeJobEvent event;
+  EXPECT_FALSE(again.Next(&event));
+  const Failure failure = Decode(again.Finish());
+  EXPECT_EQ(failure.code, StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(failure.info.reason(), "INVALID_RESUME_TOKEN");
+  EXPECT_THAT(failure.faults(), ElementsAre("resume_token INVALID_RESUME_TOKEN"));
+  Client anew(harness);
+  EXPECT_TRUE(anew.Next().has_snapshot());
 }
 
 TEST(WatchTest, TooManyWatchers) {
@@ -289,7 +313,7 @@ TEST(WatchTest, DrainSendsReconnect) {
   harness.service->Drain();
   const v1::MergeJobEvent event = client.Next();
   EXPECT_EQ(event.reconnect().reason(), v1::Reconnect::REASON_SERVER_DRAINING);
-  EXPECT_EQ(*ReadResumeToken(event.resume_token(), kKey), 1);
+  EXPECT_EQ(ReadResumeToken(event.resume_token(), kKey)->sequence, 1);
   v1::MergeJobEvent none;
   EXPECT_FALSE(client.Next(&none));
   EXPECT_TRUE(client.Finish().ok());

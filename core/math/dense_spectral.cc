@@ -1,0 +1,275 @@
+// Singular vectors and polar factors of dense_tasks.h, by matrix products and factorisations of
+// the smaller side wherever that loses no digit that shows in float32.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cholesky_inverse.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_svd.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "core/math/dense_tasks.h"
+
+namespace orthomerge {
+namespace {
+
+constexpr int64_t kGramBlock = 256;    // columns at a time
+constexpr double kMaxCondition = 1e6;  // of what Polar solves by its Gram matrix
+constexpr double kMaxSpread = 1e3;     // of singular values that Leading takes from it
+constexpr double kOrthogonal = 2e-4;   // what a step of third order takes to 3e-12
+constexpr double kNear = 0.9;          // from here on such steps are as good as any other
+constexpr int kPowerSteps = 6;
+constexpr int kMaxHalleySteps = 12;
+
+// Singular values not above this, times the largest, are 0: what rounding makes of a zero.
+double ZeroBelow(int64_t rank) {
+  return static_cast<double>(rank) * std::numeric_limits<double>::epsilon();
+}
+
+// A vector that no structure of a matrix is likely to be orthogonal to.
+at::Tensor StartVector(const at::Tensor& like, int64_t n) {
+  return at::linspace(1.0, 2.0, n, like.options()).sin_().add_(1.0).unsqueeze(1);
+}
+
+// The eigenvalue of largest magnitude of what `apply` does to a vector, from below; 0 without one.
+template <class Call>
+double Dominant(const at::Tensor& like, const Call& apply) {
+  at::Tensor vector = StartVector(like, like.size(0));
+  double norm = 0;
+  for (int i = 0; i < kPowerSteps; ++i) {
+    vector = apply(vector);
+    norm = vector.norm().template item<double>();
+    if (!(norm > 0) || !std::isfinite(norm)) return 0;
+    vector.div_(norm);
+  }
+  return norm;
+}
+
+// Polar factor of tall x by dynamically weighted Halley iterations (Nakatsukasa, Bai, Gygi 2010),
+//   X <- (b/c) X + (a - b/c) X (I + c X^T X)^-1,
+// whose inverse by Cholesky factors is as exact as the conditioning allows while c eps is small:
+// for condition numbers up to kMaxCondition. Undefined beyond.
+at::Tensor PolarByHalley(const at::Tensor& matrix) {
+  at::Tensor gram = Gram(matrix);
+  // Estimated from below; a norm a little above 1 does no harm.
+  const double largest =
+      1.2 * Dominant(gram, [&](const at::Tensor& vector) { return at::mm(gram, vector); });
+  if (largest == 0) return {};
+  gram.div_(largest);
+  at::Tensor x, inverse;
+  double l = 0;  // a lower bound of the singular values of x
+  {
+    const auto [factor, info] = at::linalg_cholesky_ex(gram);
+    if (info.item<int64_t>() != 0) return {};
+    inverse = at::cholesky_inverse(factor);
+    l = 1 / std::sqrt(2 * Dominant(inverse, [&](const at::Tensor& vector) {
+                        return at::mm(inverse, vector);
+                      }));
+    inverse = at::Tensor();
+  }
+  if (!(l > 1 / kMaxCondition) || !std::isfinite(l)) return {};
+  x = matrix.div(std::sqrt(largest)).contiguous();
+  for (int step = 0; step < kMaxHalleySteps; ++step) {
+    at::Tensor diagonal = gram.diagonal();
+    diagonal.sub_(1);
+    const bool last = gram.norm().item<double>() < kOrthogonal;
+    if (last || l > kNear) {
+      // With E = X^T X - I: X (I + E)^(-1/2) = X (I - E/2 + 3/8 E^2 - ...).
+      x = x.addmm(x, at::mm(gram, gram).mul_(0.375).sub_(gram, 0.5));
+      if (last) return x;
+      gram = Gram(x);
+      continue;
+    }
+    diagonal.add_(1);
+    l = std::min(l, 1.0);
+    const double square = l * l;
+    const double d = std::cbrt(4 * (1 - square) / (square * square));
+    const double h = std::sqrt(1 + d);
+    const double a = h + 0.5 * std::sqrt(8 - 4 * d + 8 * (2 - square) / (square * h));
+    const double b = (a - 1) * (a - 1) / 4;
+    const double c = a + b - 1;
+    gram.mul_(c);
+    diagonal.add_(1);
+    {
+      const auto [factor, info] = at::linalg_cholesky_ex(gram);
+      if (info.item<int64_t>() != 0) return {};
+      gram = diagonal = at::Tensor();
+      inverse = at::cholesky_inverse(factor).mul_(a - b / c);
+    }
+    inverse.diagonal().add_(b / c);
+    x = at::mm(x, inverse);
+    inverse = at::Tensor();
+    l *= (a + b * square) / (1 + c * square);
+    gram = Gram(x);
+  }
+  return {};
+}
+
+Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
+  Triplets triplets;
+  const at::Tensor kept = s.gt(s.max().mul(ZeroBelow(std::min(u.size(0), v.size(0))))).nonzero();
+  const at::Tensor index = kept.squeeze(1);
+  triplets.u = u.index_select(1, index);
+  triplets.s = s.index_select(0, index);
+  triplets.v = v.index_select(1, index);
+  return triplets;
+}
+
+// From the eigenvectors of x x^T, for wide x; no u where the smallest value is too small for that.
+Triplets LeadingByGram(const at::Tensor& x, int64_t k) {
+  const int64_t m = x.size(0);
+  Triplets triplets;
+  const at::Tensor gram = Gram(x.t());
+  if (!std::isfinite(gram.norm().item<double>())) return triplets;
+  const auto [values, vectors] = at::linalg_eigh(gram);  // ascending
+  const at::Tensor leading = values.narrow(0, m - k, k);
+  const double largest = leading[k - 1].item<double>(), least = leading[0].item<double>();
+  if (!(least * kMaxSpread * kMaxSpread > largest)) return triplets;
+  triplets.s = leading.sqrt();
+  triplets.u = vectors.narrow(1, m - k, k);
+  triplets.v = at::mm(x.t(), triplets.u).div_(triplets.s);
+  triplets.rest = vectors.narrow(1, 0, m - k);
+  return triplets;
+}
+
+}  // namespace
+
+at::Tensor Gram(const at::Tensor& x) {
+  const int64_t n = x.size(1);
+  at::Tensor gram = at::empty({n, n}, x.options());
+  // By blocks of columns, the lower triangle only, the upper is its mirror: half of the products.
+  for (int64_t first = 0; first < n; first += kGramBlock) {
+    const int64_t count = std::min(kGramBlock, n - first), rest = n - first - count;
+    at::Tensor block = gram.narrow(0, first, n - first).narrow(1, first, count);
+    at::mm_out(block, x.narrow(1, first, n - first).t(), x.narrow(1, first, count));
+    if (rest == 0) break;
+    gram.narrow(0, first, count)
+        .narrow(1, first + count, rest)
+        .copy_(block.narrow(0, count, rest).t());
+  }
+  return gram;
+}
+
+at::Tensor Polar(const at::Tensor& x) {
+  if (x.size(0) < x.size(1)) return Polar(x.t()).t();
+  const at::Tensor factor = PolarByHalley(x);
+  if (factor.defined()) return factor;
+  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);
+  return at::mm(u, vh);
+}
+
+Triplets Leading(const at::Tensor& x, int64_t k) {
+  if (x.size(0) > x.size(1)) {
+    Triplets triplets = Leading(x.t(), k);
+    std::swap(triplets.u, triplets.v);
+    triplets.rest = at::Tensor();
+    return triplets;
+  }
+  if (k == 0) {
+    Triplets triplets;
+    triplets.u = at::empty({x.size(0), 0}, x.options());
+    triplets.s = at::empty({0}, x.options());
+    triplets.v = at::empty({x.size(1), 0}, x.options());
+    triplets.rest = at::eye(x.size(0), x.options());
+    return triplets;
+  }
+  Triplets triplets = LeadingByGram(x, k);
+  if (triplets.u.defined()) return triplets;
+  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);  // descending
+  triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
+  triplets.rest = u.narrow(1, k, x.size(0) - k);
+  return triplets;
+}
+
+at::Tensor MergeIsoC(const DeviceTasks& tasks) {
+  const at::Tensor sum = tasks.Sum();
+  if (sum.count_nonzero().item<int64_t>() == 0) return sum;
+  at::Tensor factor = Polar(sum);
+  // The nuclear norm is <U V^T, T>.
+  const double nuclear = factor.mul(sum).sum().item<double>();
+  return factor.mul_(nuclear / static_cast<double>(tasks.rank()));
+}
+
+at::Tensor MergeIsoCts(const DeviceTasks& tasks, const CtsSplit& split) {
+  if (split.per_task == 0) return MergeIsoC(tasks);
+  const Triplets common = Leading(tasks.Sum(), split.common);
+  std::vector<at::Tensor> left, right, values;
+  for (int64_t i = 0; i < tasks.count(); ++i) {
+    Triplets own;
+    if (common.rest.defined()) {  // in coordinates of what is not common
+      own = Leading(at::mm(common.rest.t(), tasks.Wide(i)), split.per_task);
+      own.u = at::mm(common.rest, own.u);
+    } else {
+      const at::Tensor task = tasks.Wide(i);
+      const at::Tensor shared = at::mm(common.u, at::mm(common.u.t(), task));
+      own = Leading(task.sub(shared), split.per_task);
+    }
+    left.push_back(own.u);
+    right.push_back(own.v);
+    values.push_back(own.s);
+  }
+  left.push_back(common.u);
+  right.push_back(common.v);
+  values.push_back(common.s);
+  const double mean = at::cat(values).sum().item<double>() / static_cast<double>(tasks.rank());
+  const at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
+  left.clear();
+  right.clear();
+  if (mean == 0) return tasks.Sum().zero_();
+  const at::Tensor factor = Polar(a);
+  return at::mm(factor, Polar(b).t()).mul_(mean);
+}
+
+at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k) {
+  std::vector<at::Tensor> left, right, values;
+  for (int64_t i = 0; k > 0 && i < tasks.count(); ++i) {
+    const Triplets own = Leading(tasks.Wide(i), k);
+    left.push_back(own.u);
+    right.push_back(own.v);
+    values.push_back(own.s);
+  }
+  const at::Tensor s = k > 0 ? at::cat(values) : at::Tensor();
+  if (k == 0 || s.size(0) == 0) {
+    return at::zeros({tasks.m(), tasks.n()},
+                     at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
+  }
+  const at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
+  left.clear();
+  right.clear();
+  const at::Tensor factor = Polar(a).mul(s);
+  return at::mm(factor, Polar(b).t());
+}
+
+at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
+  const int64_t m = tasks.m();
+  at::Tensor u, kept;
+  if (tasks.count() * tasks.n() < m) {
+    std::vector<at::Tensor> all;
+    for (int64_t i = 0; i < tasks.count(); ++i) all.push_back(tasks.Wide(i));
+    const auto [left, s, vh] = at::linalg_svd(at::cat(all, 1), /*full_matrices=*/false);
+    u = left;
+    kept = s.gt(smallest);
+  } else {
+    at::Tensor gram =
+        at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
+    for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
+    const auto [values, vectors] = at::linalg_eigh(gram);
+    u = vectors.flip(1);  // descending
+    kept = values.flip(0).clamp_min(0).sqrt_().gt(smallest);
+  }
+  u = u.index_select(1, kept.nonzero().squeeze(1));
+  if (u.size(1) == 0) return u;
+  // Signs are arbitrary: the largest entry of every vector becomes positive.
+  const at::Tensor largest = u.gather(0, u.abs().argmax(0, /*keepdim=*/true));
+  return u.mul(largest.sign());
+}
+
+}  // namespace orthomerge

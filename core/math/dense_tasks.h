@@ -1,0 +1,68 @@
+// Tensors of the LibTorch module: the task matrices of one call, and what is made of them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+
+#include "core/math/linalg.h"
+
+namespace orthomerge {
+
+class DeviceTasks {
+ public:
+  DeviceTasks(const TaskMatrices& tasks, at::Device device) : tasks_(tasks), device_(device) {}
+
+  int64_t m() const { return tasks_.m; }
+  int64_t n() const { return tasks_.n; }
+  int64_t rank() const { return tasks_.rank(); }
+  int64_t count() const { return tasks_.count(); }
+  at::Device device() const { return device_; }
+  // Of the tasks, in which descents work.
+  at::ScalarType type() const { return tasks_.f64 ? at::kDouble : at::kFloat; }
+
+  // Task i in its own type; on a CPU the caller's memory itself.
+  at::Tensor Own(int64_t i) const { return Host(i).to(device_); }
+  at::Tensor Wide(int64_t i) const { return Host(i).to(device_).to(at::kDouble); }
+  // Tasks in order.
+  at::Tensor Sum() const {
+    at::Tensor sum = at::zeros({m(), n()}, at::TensorOptions().dtype(at::kDouble).device(device_));
+    for (int64_t i = 0; i < count(); ++i) sum.add_(Own(i));
+    return sum;
+  }
+  at::Tensor Host(int64_t i) const {
+    return at::from_blob(tasks_.rows[static_cast<size_t>(i)], {m(), n()}, type());
+  }
+
+ private:
+  const TaskMatrices& tasks_;
+  const at::Device device_;
+};
+
+// The operations of DenseAlgebra, see there.
+at::Tensor MergeIsoC(const DeviceTasks& tasks);
+at::Tensor MergeIsoCts(const DeviceTasks& tasks, const CtsSplit& split);
+at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k);
+at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent);
+at::Tensor SolveDoge(const DeviceTasks& tasks, const DogeProblem& problem);
+// U, m x rank.
+at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest);
+
+// What they are made of, for float64 matrices.
+
+// X^T X.
+at::Tensor Gram(const at::Tensor& x);
+// U V^T of X = U diag(s) V^T.
+at::Tensor Polar(const at::Tensor& x);
+
+// Leading singular triplets in no order; fewer than asked for where singular values are 0 to
+// rounding, whose vectors mean nothing.
+struct Triplets {
+  at::Tensor u;     // m x k
+  at::Tensor s;     // k
+  at::Tensor v;     // n x k
+  at::Tensor rest;  // m x (m - k), orthonormal to u; only where m <= n
+};
+Triplets Leading(const at::Tensor& x, int64_t k);
+
+}  // namespace orthomerge

@@ -1,0 +1,307 @@
+// mergekit's methods that weigh the entries of the task vectors d_m by what the others have there.
+//
+// sce (after arXiv 2408.07990): of the elements in which the d_m vary, the int(select_topk n) with
+// the largest variance stay, all others become 0. w_m is the mean square of what is left of d_m,
+// divided by the sum over the models (all are equal where that is below 1e-6). Per element only the
+// d_m with the elected sign count (+ where they add up to 0 or more):
+// b + sum w_m d_m / max(sum w_m, 1e-6).
+//
+// ram (arXiv 2601.13572): entries are active where |d_m| > epsilon; b + the mean of the active
+// ones. ramplus_tl multiplies those that are the only active ones of their element by
+// 1 + r clamp(shared_m / unique_m, 0, alpha), the numbers of the model's active entries in this
+// tensor that are not, and that are the only ones.
+#include <algorithm>
+#include <cmath>
+
+#include "core/math/kernels.h"
+#include "core/methods/elements.h"
+#include "core/methods/make.h"
+#include "core/methods/mergekit.h"
+#include "core/methods/selection.h"
+#include "core/methods/typed_program.h"
+
+namespace orthomerge {
+namespace {
+
+class SceProgram : public TypedProgram<SceProgram> {
+ public:
+  // `topk` is above 0; 1 or more selects everything.
+  SceProgram(const OutputTensor& tensor, double topk, const SelectionRounds& rounds,
+             int first_round)
+      : index_(tensor.index),
+        elements_(tensor.elements()),
+        models_(static_cast<size_t>(tensor.models)),
+        topk_(topk),
+        selection_(tensor, rounds, EqualNumbers::kByFallingIndex, first_round, selects() ? 1 : 0),
+        square_round_(rounds.count()),
+        first_round_(first_round) {}
+
+  bool takes_part(int round) const override {
+    return round == square_round_ || selection_.takes_part(round);
+  }
+  bool needs_round(int round, const Solved& solved) const override {
+    return round == square_round_ || selection_.needs_round(round, solved);
+  }
+  int64_t width(int round) const override {
+    return round == square_round_ ? static_cast<int64_t>(models_) : selection_.width();
+  }
+
+  template <class T>
+  void AccumulateAs(int round, const Region& region, const Solved& solved,
+                    Accumulator& partial) const {
+    if (round == square_round_) return AddSquares<T>(region, solved, partial);
+    const std::vector<T> variances = Variances<T>(region);
+    std::vector<uint8_t> varies(variances.size());
+    for (size_t i = 0; i < varies.size(); ++i) {
+      varies[i] = variances[i] != 0 && (region.counts == nullptr || region.counts[i] != 0);
+    }
+    Region varying = region;
+    varying.counts = varies.data();
+    selection_.Count(round, 0, varying, [&](int64_t i) { return variances[i]; }, solved, partial);
+  }
+
+  // Of the squares: the weights of the models.
+  absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
+                                                  const Solved& solved) const override {
+    if (round != square_round_) {
+      const auto below = [this](size_t, int64_t n) {
+        return n - static_cast<int64_t>(static_cast<double>(n) * topk_);
+      };
+      return selection_.Solve(round, partial, below, solved);
+    }
+    std::vector<double> weights;
+    for (const double sum : partial.sums) weights.push_back(sum / static_cast<double>(elements_));
+    const double total = SumOf(weights);
+    for (double& weight : weights) {
+      weight = total < 1e-6 ? 1.0 / static_cast<double>(models_) : weight / total;
+    }
+    return weights;
+  }
+
+  template <class T>
+  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+    const std::vector<uint8_t> selected = Select<T>(region, solved);
+    const std::vector<double>& w = solved.rounds[first_round_ + square_round_].tensors[index_];
+    const T* base = region.base_as<T>();
+    for (int64_t i = 0; i < region.elements; ++i) {
+      double vote = 0, sum = 0, weight = 0;
+      for (size_t k = 0; k < models_; ++k) vote += region.row_as<T>(k)[i];
+      for (size_t k = 0; k < models_; ++k) {
+        const double x = region.row_as<T>(k)[i];
+        const bool elected = vote >= 0 ? x > 0 : x < 0;
+        sum += elected ? w[k] * x : 0.0;
+        weight += elected ? w[k] : 0.0;
+      }
+      out[i] = selected[i] != 0 ? static_cast<T>(base[i] + sum / std::max(weight, 1e-6)) : base[i];
+    }
+    CarryNonFinite(region, out);
+  }
+
+  int64_t working_bytes(int64_t elements) const override { return 9 * elements; }
+  std::string description() const override { return "selected, sign elected, weighted"; }
+
+ private:
+  bool selects() const { return topk_ < 1; }
+
+  // Between the models, of each element.
+  template <class T>
+  std::vector<T> Variances(const Region& region) const {
+    std::vector<T> variances(static_cast<size_t>(region.elements));
+    const auto k = static_cast<double>(models_);
+    for (int64_t i = 0; i < region.elements; ++i) {
+      double sum = 0, squares = 0;
+      for (size_t m = 0; m < models_; ++m) sum += region.row_as<T>(m)[i];
+      for (size_t m = 0; m < models_; ++m) {
+        const double distance = region.row_as<T>(m)[i] - sum / k;
+        squares += distance * distance;
+      }
+      variances[i] = static_cast<T>(squares / k);
+    }
+    return variances;
+  }
+
+  template <class T>
+  std::vector<uint8_t> Select(const Region& region, const Solved& solved) const {
+    std::vector<uint8_t> selected(static_cast<size_t>(region.elements), 1);
+    if (!selects()) return selected;
+    const std::vector<T> variances = Variances<T>(region);
+    const Cut<T> cut = selection_.Get<T>(0, solved);
+    for (int64_t i = 0; i < region.elements; ++i) {
+      selected[i] = cut.Above(variances[i], region.offset + i);
+    }
+    return selected;
+  }
+
+  template <class T>
+  void AddSquares(const Region& region, const Solved& solved, Accumulator& partial) const {
+    const std::vector<uint8_t> selected = Select<T>(region, solved);
+    for (size_t k = 0; k < models_; ++k) {
+      const T* row = region.row_as<T>(k);
+      for (int64_t i = 0; i < region.elements; ++i) {
+        const double x = selected[i] != 0 ? row[i] : 0.0;
+        partial.lanes[k * kLanes + static_cast<size_t>(region.offset + i) % kLanes] += x * x;
+      }
+    }
+  }
+
+  const int index_;
+  const int64_t elements_;
+  const size_t models_;
+  const double topk_;
+  const Selection selection_;
+  const int square_round_;  // after those of the selection
+  const int first_round_;
+};
+
+class Sce : public Method {
+ public:
+  explicit Sce(const MethodSpec& spec) : spec_(spec) {}
+
+  bool wants_task_vectors() const override { return true; }
+
+  absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
+    selection_ = SelectionRounds(tensors, EqualNumbers::kByFallingIndex);
+    return absl::OkStatus();
+  }
+
+  std::vector<Round> rounds() const override {
+    std::vector<Round> rounds;
+    selection_.AddTo(&rounds);
+    rounds.push_back({"squares", Round::Fold::kOrdered, 0, Round::Group::kTensor});
+    return rounds;
+  }
+
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    RETURN_IF_ERROR(CheckHasBase(tensor));
+    const double topk = MergekitParameters(spec_, tensor).Number("select_topk");
+    if (tensor.models == 0 || !(topk > 0)) return nullptr;
+    return std::make_unique<SceProgram>(tensor, topk, selection_, first_round());
+  }
+
+ private:
+  const MethodSpec spec_;
+  SelectionRounds selection_;
+};
+
+struct RamSettings {
+  double epsilon = 0;
+  bool plus = false;
+  double r = 0, alpha = 0;  // of ramplus_tl
+};
+
+class RamProgram : public TypedProgram<RamProgram> {
+ public:
+  RamProgram(const OutputTensor& tensor, const RamSettings& settings, int first_round)
+      : index_(tensor.index),
+        models_(static_cast<size_t>(tensor.models)),
+        settings_(settings),
+        first_round_(first_round) {}
+
+  bool takes_part(int) const override { return settings_.plus; }
+  int64_t width(int) const override { return 2 * static_cast<int64_t>(models_); }
+
+  // Per model: entries that are the only active ones, then other active entries.
+  template <class T>
+  void AccumulateAs(int, const Region& region, const Solved&, Accumulator& partial) const {
+    for (int64_t i = 0; i < region.elements; ++i) {
+      const int active = Active<T>(region, i);
+      if (active == 0) continue;
+      for (size_t k = 0; k < models_; ++k) {
+        if (IsActive<T>(region, k, i)) ++partial.counters[2 * k + (active > 1 ? 1 : 0)];
+      }
+    }
+  }
+
+  // What multiplies a model's unique entries.
+  absl::StatusOr<std::vector<double>> SolveTensor(int, const TensorPartial& partial,
+                                                  const Solved&) const override {
+    std::vector<double> factors;
+    for (size_t k = 0; k < models_; ++k) {
+      const auto unique = static_cast<double>(partial.counters[2 * k]);
+      const auto shared = static_cast<double>(partial.counters[2 * k + 1]);
+      const double ratio = shared > 0 ? shared / std::max(unique, settings_.epsilon) : 0.0;
+      factors.push_back(1 + settings_.r * std::min(ratio, settings_.alpha));
+    }
+    return factors;
+  }
+
+  template <class T>
+  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+    const std::vector<double> factors = settings_.plus ? solved.rounds[first_round_].tensors[index_]
+                                                       : std::vector<double>(models_, 1.0);
+    const T* base = region.base_as<T>();
+    for (int64_t i = 0; i < region.elements; ++i) {
+      const int active = Active<T>(region, i);
+      double sum = 0;
+      for (size_t k = 0; k < models_; ++k) {
+        const double x = IsActive<T>(region, k, i) ? region.row_as<T>(k)[i] : T{0};
+        sum += active == 1 ? factors[k] * x : x;
+      }
+      out[i] = static_cast<T>(base[i] + sum / std::max(active, 1));
+    }
+    CarryNonFinite(region, out);
+  }
+
+  std::string description() const override { return "active entries averaged"; }
+
+ private:
+  template <class T>
+  bool IsActive(const Region& region, size_t k, int64_t i) const {
+    return std::abs(region.row_as<T>(k)[i]) > settings_.epsilon;
+  }
+  template <class T>
+  int Active(const Region& region, int64_t i) const {
+    int active = 0;
+    for (size_t k = 0; k < models_; ++k) active += IsActive<T>(region, k, i) ? 1 : 0;
+    return active;
+  }
+
+  const int index_;
+  const size_t models_;
+  const RamSettings settings_;
+  const int first_round_;
+};
+
+class Ram : public Method {
+ public:
+  explicit Ram(const MethodSpec& spec) : spec_(spec), plus_(spec.name == "mergekit.ramplus_tl") {}
+
+  bool wants_task_vectors() const override { return true; }
+
+  std::vector<Round> rounds() const override {
+    if (!plus_) return {};
+    return {{"active entries", Round::Fold::kExact, 0, Round::Group::kTensor}};
+  }
+
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    RETURN_IF_ERROR(CheckHasBase(tensor));
+    if (tensor.models == 0) return nullptr;
+    const MergekitParameters parameters(spec_, tensor);
+    RamSettings settings;
+    settings.epsilon = parameters.Number("epsilon");
+    settings.plus = plus_;
+    if (plus_) {
+      settings.r = parameters.Number("r");
+      settings.alpha = parameters.Number("alpha");
+    }
+    return std::make_unique<RamProgram>(tensor, settings, first_round());
+  }
+
+ private:
+  const MethodSpec spec_;
+  const bool plus_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> MakeMergekitSce(const MethodSpec& spec) {
+  return std::make_unique<Sce>(spec);
+}
+
+std::unique_ptr<Method> MakeMergekitRam(const MethodSpec& spec) {
+  return std::make_unique<Ram>(spec);
+}
+
+}  // namespace orthomerge

@@ -1,0 +1,291 @@
+// mergekit's task-vector methods: every task vector d_m of a tensor is made sparse
+// (mergekit_sparsity.h), then b + lambda * sum_m w_m d_m, of methods that elect over those entries
+// w_m d_m that have the elected sign (+ where all entries add up to 0 or more). `normalize` divides
+// by the sum of the weights of the entries that were added (of methods that elect nothing: of all
+// models). `rescale` multiplies a sparse task vector so that its magnitudes add up to what they did
+// before.
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "core/math/kernels.h"
+#include "core/methods/elements.h"
+#include "core/methods/make.h"
+#include "core/methods/mergekit.h"
+#include "core/methods/mergekit_sparsity.h"
+
+namespace orthomerge {
+namespace {
+
+struct Kind {
+  const char* name;
+  SparsityKind sparsity;
+  bool elects;
+};
+
+constexpr std::array kKinds = {
+    Kind{"mergekit.breadcrumbs", SparsityKind::kOutliers, false},
+    Kind{"mergekit.breadcrumbs_ties", SparsityKind::kOutliers, true},
+    Kind{"mergekit.dare_linear", SparsityKind::kRandom, false},
+    Kind{"mergekit.dare_ties", SparsityKind::kRandom, true},
+    Kind{"mergekit.della", SparsityKind::kRankedRandom, true},
+    Kind{"mergekit.della_linear", SparsityKind::kRankedRandom, false},
+    Kind{"mergekit.task_arithmetic", SparsityKind::kNone, false},
+    Kind{"mergekit.ties", SparsityKind::kMagnitude, true},
+};
+
+struct Settings {
+  bool elects = false, normalize = false, rescale = false;
+  double lambda = 1;
+};
+
+// The divisor of methods that elect nothing.
+double TotalWeight(const std::vector<SparseRow>& rows) {
+  double total = 0;
+  for (const SparseRow& row : rows) total += row.weight;
+  return std::abs(total) < 1e-8 ? 1 : total;
+}
+
+class SparseProgram : public TensorProgram {
+ public:
+  SparseProgram(const OutputTensor& tensor, const Settings& settings, Sparsity sparsity,
+                int norm_round, int first_round)
+      : index_(tensor.index),
+        columns_(tensor.columns()),
+        settings_(settings),
+        sparsity_(std::move(sparsity)),
+        norm_round_(norm_round),
+        first_round_(first_round) {}
+
+  Access access() const override { return sparsity_.by_row() ? Access::kRow : Access::kElement; }
+
+  bool takes_part(int round) const override {
+    if (round == norm_round_) return settings_.rescale && sparsity_.keeps_some();
+    return sparsity_.selection().takes_part(round);
+  }
+  bool needs_round(int round, const Solved& solved) const override {
+    return round == norm_round_ || sparsity_.selection().needs_round(round, solved);
+  }
+  int64_t width(int round) const override {
+    return round == norm_round_ ? 2 * static_cast<int64_t>(sparsity_.rows().size())
+                                : sparsity_.selection().width();
+  }
+
+  void Accumulate(int round, const Region& region, const Solved& solved,
+                  Accumulator& partial) const override {
+    if (region.f64) {
+      AccumulateAs<double>(round, region, solved, partial);
+    } else {
+      AccumulateAs<float>(round, region, solved, partial);
+    }
+  }
+
+  // Of the norms: what multiplies each row; 1 for tiny ones.
+  absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
+                                                  const Solved& solved) const override {
+    if (round != norm_round_) return sparsity_.Solve(round, partial, solved);
+    std::vector<double> ratios;
+    for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
+      const double before = partial.sums[2 * k], after = partial.sums[2 * k + 1];
+      ratios.push_back(before < 1e-7 || after < 1e-7 ? 1.0 : before / after);
+    }
+    return ratios;
+  }
+
+  absl::Status Emit(const Region& region, const Solved& solved,
+                    absl::Span<void* const> sinks) const override {
+    if (region.f64) {
+      EmitAs(region, solved, static_cast<double*>(sinks[0]));
+    } else {
+      EmitAs(region, solved, static_cast<float*>(sinks[0]));
+    }
+    return absl::OkStatus();
+  }
+
+  int64_t working_bytes(int64_t elements) const override {
+    const auto rows = static_cast<int64_t>(sparsity_.rows().size());
+    return (rows + 8) * elements + (sparsity_.by_row() ? 16 * columns_ : 0);
+  }
+  std::string description() const override {
+    return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
+  }
+
+ private:
+  template <class T>
+  void AccumulateAs(int round, const Region& region, const Solved& solved,
+                    Accumulator& partial) const {
+    if (round != norm_round_) return sparsity_.Count<T>(round, region, solved, partial);
+    std::vector<uint8_t> keep;
+    for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
+      if (sparsity_.rows()[k].kept != SparseRow::kSome) continue;
+      sparsity_.Keep<T>(region, k, solved, &keep);
+      const T* x = region.row_as<T>(k);
+      double* before = &partial.lanes[2 * k * kLanes];
+      double* after = before + kLanes;
+      for (int64_t i = 0; i < region.elements; ++i) {
+        const double magnitude = std::abs(x[i]);
+        const auto lane = static_cast<size_t>(region.offset + i) % kLanes;
+        before[lane] += magnitude;
+        after[lane] += keep[i] != 0 ? magnitude : 0.0;
+      }
+    }
+  }
+
+  template <class T>
+  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+    constexpr int64_t kBlock = 256;
+    double vote[kBlock], sum[kBlock], weight[kBlock];
+    const size_t models = sparsity_.rows().size();
+    std::vector<std::vector<uint8_t>> keep(models);
+    for (size_t k = 0; k < models; ++k) sparsity_.Keep<T>(region, k, solved, &keep[k]);
+    const std::vector<double> c = Factors(solved);
+    const double total = TotalWeight(sparsity_.rows());
+    for (int64_t start = 0; start < region.elements; start += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - start);
+      const auto entry = [&](size_t k, int64_t i) {
+        return keep[k][start + i] != 0 ? c[k] * region.row_as<T>(k)[start + i] : 0.0;
+      };
+      std::fill_n(vote, count, 0.0);
+      for (size_t k = 0; k < models; ++k) {
+        for (int64_t i = 0; i < count; ++i) vote[i] += entry(k, i);
+      }
+      std::copy_n(vote, count, sum);
+      std::fill_n(weight, count, total);
+      if (settings_.elects) {
+        std::fill_n(sum, count, 0.0);
+        std::fill_n(weight, count, 0.0);
+        for (size_t k = 0; k < models; ++k) {
+          for (int64_t i = 0; i < count; ++i) {
+            const double x = entry(k, i);
+            const bool elected = vote[i] >= 0 ? x > 0 : x < 0;
+            sum[i] += elected ? x : 0.0;
+            weight[i] += elected ? sparsity_.rows()[k].weight : 0.0;
+          }
+        }
+      }
+      const T* base = region.base_as<T>() + start;
+      for (int64_t i = 0; i < count; ++i) {
+        // Weights that cancel out, as far as float64 can tell, divide by nothing.
+        const bool divides = settings_.normalize && std::abs(weight[i]) > 1e-12;
+        const double merged = divides ? sum[i] / weight[i] : sum[i];
+        out[start + i] = static_cast<T>(base[i] + settings_.lambda * merged);
+      }
+    }
+    CarryNonFinite(region, out);
+  }
+
+  // What multiplies the kept entries of each row.
+  std::vector<double> Factors(const Solved& solved) const {
+    std::vector<double> c;
+    const bool rescales = takes_part(norm_round_);
+    for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
+      const SparseRow& row = sparsity_.rows()[k];
+      c.push_back(row.weight);
+      if (!rescales || row.kept != SparseRow::kSome) continue;
+      c.back() *= solved.rounds[first_round_ + norm_round_].tensors[index_][k];
+    }
+    return c;
+  }
+
+  const int index_;
+  const int64_t columns_;
+  const Settings settings_;
+  const Sparsity sparsity_;
+  const int norm_round_;  // after those of the selection
+  const int first_round_;
+};
+
+class SparseMethod : public Method {
+ public:
+  SparseMethod(const MethodSpec& spec, const Kind& kind) : spec_(spec), kind_(kind) {}
+
+  bool wants_task_vectors() const override { return true; }
+
+  absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
+    if (Sparsity::Selects(kind_.sparsity)) {
+      selection_ = SelectionRounds(tensors, Sparsity::Equal(kind_.sparsity));
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<Round> rounds() const override {
+    std::vector<Round> rounds;
+    selection_.AddTo(&rounds);
+    if (kind_.sparsity != SparsityKind::kNone) {
+      rounds.push_back({"norms", Round::Fold::kOrdered, 0, Round::Group::kTensor});
+    }
+    return rounds;
+  }
+
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    RETURN_IF_ERROR(CheckHasBase(tensor));
+    if (tensor.models == 0) return nullptr;
+    const MergekitParameters parameters(spec_, tensor);
+    Settings settings;
+    settings.elects = kind_.elects;
+    settings.normalize = parameters.Bool("normalize");
+    settings.rescale = parameters.Bool("rescale");
+    settings.lambda = parameters.Number("lambda");
+    ASSIGN_OR_RETURN(std::vector<SparseRow> rows, RowsOf(parameters, tensor));
+    const bool dense = std::all_of(
+        rows.begin(), rows.end(), [](const SparseRow& row) { return row.kept == SparseRow::kAll; });
+    if (dense && !settings.elects) {
+      const double divisor = settings.normalize ? TotalWeight(rows) : 1;
+      std::vector<double> c;
+      for (const SparseRow& row : rows) c.push_back(row.weight * settings.lambda / divisor);
+      return MakeWeightedSum(std::move(c), /*add_base=*/true, "base plus weighted task vectors");
+    }
+    return std::make_unique<SparseProgram>(
+        tensor, settings,
+        Sparsity(kind_.sparsity, std::move(rows), spec_.seed, tensor, selection_, first_round()),
+        selection_.count(), first_round());
+  }
+
+ private:
+  absl::StatusOr<std::vector<SparseRow>> RowsOf(const MergekitParameters& parameters,
+                                                const OutputTensor& tensor) const {
+    std::vector<SparseRow> rows;
+    const std::vector<double> weights = parameters.Weights();
+    for (int k = 0; k < tensor.models; ++k) {
+      SparseRow row;
+      row.weight = weights[k];
+      row.density = parameters.NumberOfRow(k, "density");
+      if (kind_.sparsity != SparsityKind::kNone && !(row.density >= 1)) {
+        row.kept = row.density > 0 ? SparseRow::kSome : SparseRow::kNone;
+      }
+      if (kind_.sparsity == SparsityKind::kOutliers) {
+        row.gamma = parameters.NumberOfRow(k, "gamma");
+      }
+      if (kind_.sparsity == SparsityKind::kRankedRandom) {
+        row.epsilon = parameters.NumberOfRow(k, "epsilon");
+        if (row.kept == SparseRow::kSome &&
+            (row.density + row.epsilon >= 1 || row.density - row.epsilon <= 0)) {
+          return TensorError(
+              Reason::kOutOfRange, tensor,
+              absl::StrCat("density ", row.density, " and epsilon ", row.epsilon, " of model ",
+                           k + 1,
+                           " go beyond 0 and 1; density - epsilon must be above 0 and "
+                           "density + epsilon below 1 (or density 1: keep all)"));
+        }
+      }
+      rows.push_back(row);
+    }
+    return rows;
+  }
+
+  const MethodSpec spec_;
+  const Kind kind_;
+  SelectionRounds selection_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> MakeMergekitSparse(const MethodSpec& spec) {
+  const auto kind = std::find_if(kKinds.begin(), kKinds.end(),
+                                 [&](const Kind& one) { return spec.name == one.name; });
+  return std::make_unique<SparseMethod>(spec, *kind);
+}
+
+}  // namespace orthomerge

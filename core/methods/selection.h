@@ -1,0 +1,145 @@
+// Cuts the elements of one tensor in two by rank, exactly and without sorting. Numbers order like
+// their bit patterns (negative ones turned around), so each round counts 16 further bits of those
+// that agree with the bits found before. Where the cut falls among equal numbers, further rounds
+// find the index at which it falls in the same way. The same result whatever the regions.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/methods/method.h"
+
+namespace orthomerge {
+
+// Which of equal numbers come first, in ascending order.
+enum class EqualNumbers {
+  kByIndex,         // the lowest index first
+  kByFallingIndex,  // the lowest index last, so that it is the first to stay above a cut
+  kAlike,           // no order: all of them are above a cut among them
+};
+
+// The rounds that all selections of one method share.
+class SelectionRounds {
+ public:
+  SelectionRounds() = default;
+  SelectionRounds(absl::Span<const OutputTensor> tensors, EqualNumbers equal);
+
+  int count() const { return number_digits_ + index_digits_; }
+  int number_digits() const { return number_digits_; }
+  int index_digits() const { return index_digits_; }
+  void AddTo(std::vector<Round>* rounds) const;
+
+ private:
+  int number_digits_ = 0;  // 2, or 4 if any tensor computes in float64
+  int index_digits_ = 0;   // those of the largest tensor
+};
+
+// Where a tensor is cut: what Above says is exact for every element that counts.
+template <class T>
+struct Cut {
+  bool all = false, none = false;  // everything is above; nothing is
+  T number = 0;
+  bool falling = false;  // above are, of the equal ones, those up to `index`; else those from it
+  int64_t index = 0;
+
+  bool Above(T x, int64_t i) const {
+    if (x != number || all || none) return !none && (all || x > number);
+    return falling ? i <= index : i >= index;
+  }
+};
+
+// Any number of cuts, each through numbers of its own (one per model, say).
+class Selection {
+ public:
+  // `first_round` is where the method's rounds begin in Solved::rounds; those of the selection are
+  // the method's first.
+  Selection(const OutputTensor& tensor, const SelectionRounds& rounds, EqualNumbers equal,
+            int first_round, size_t cuts);
+
+  // As a TensorProgram's.
+  bool takes_part(int round) const;
+  bool needs_round(int round, const Solved& solved) const;
+  int64_t width() const { return static_cast<int64_t>(cuts_) * kDigits; }
+
+  // Counts value(i), of the working dtype, for the elements i of the region that count.
+  template <class ValueOf>
+  void Count(int round, size_t cut, const Region& region, const ValueOf& value,
+             const Solved& solved, Accumulator& partial) const;
+  // How many of `count` elements are below a cut: 0 cuts off nothing, `count` (or more) everything.
+  using BelowOf = std::function<int64_t(size_t cut, int64_t count)>;
+  std::vector<double> Solve(int round, const TensorPartial& partial, const BelowOf& below_of,
+                            const Solved& solved) const;
+
+  template <class T>
+  Cut<T> Get(size_t cut, const Solved& solved) const;
+
+ private:
+  static constexpr int kDigitBits = 16;
+  static constexpr int64_t kDigits = int64_t{1} << kDigitBits;
+
+  // What is known of a cut after some rounds.
+  struct State {
+    enum Kind {
+      kNumber,  // falls at a number; all that are equal to it are above
+      kIndex,   // falls at an index among equal numbers
+      kAll,
+      kNone,
+    } kind = kNumber;
+    uint64_t number = 0;  // key of the number; trailing digits are 0 until they are found
+    int64_t index = 0;    // likewise
+    int64_t rank = 0;     // from 0, among the elements that have the digits found so far
+  };
+
+  static uint64_t Turned(uint32_t bits) {
+    return bits ^ (bits >> 31 != 0 ? ~uint32_t{0} : uint32_t{1} << 31);
+  }
+  static uint64_t Turned(uint64_t bits) {
+    return bits ^ (bits >> 63 != 0 ? ~uint64_t{0} : uint64_t{1} << 63);
+  }
+  static uint64_t Key(float x) { return Turned(std::bit_cast<uint32_t>(x + 0.0f)); }  // no -0
+  static uint64_t Key(double x) { return Turned(std::bit_cast<uint64_t>(x + 0.0)); }
+
+  bool counts_numbers(int round) const { return round < rounds_.number_digits(); }
+  // Bits below the digit that a round counts.
+  int Shift(int round) const;
+  State Before(int round, const Solved& solved, size_t cut) const;
+  bool IsOpen(int round, const State& state) const {
+    return state.kind == (counts_numbers(round) ? State::kNumber : State::kIndex);
+  }
+
+  const int tensor_;
+  const SelectionRounds rounds_;
+  const EqualNumbers equal_;
+  const int first_round_;
+  const size_t cuts_;
+  const int number_digits_;  // of this tensor
+  const int index_digits_;
+};
+
+template <class ValueOf>
+void Selection::Count(int round, size_t cut, const Region& region, const ValueOf& value,
+                      const Solved& solved, Accumulator& partial) const {
+  const State state = Before(round, solved, cut);
+  if (!IsOpen(round, state)) return;
+  const int shift = Shift(round);
+  const bool is_first = round == 0;
+  uint64_t* counters = &partial.counters[cut * kDigits];
+  for (int64_t i = 0; i < region.elements; ++i) {
+    if (region.counts != nullptr && region.counts[i] == 0) continue;
+    uint64_t key = Key(value(i)), known = state.number;
+    if (!counts_numbers(round)) {
+      if (key != known) continue;
+      key = static_cast<uint64_t>(region.offset + i);
+      known = static_cast<uint64_t>(state.index);
+    }
+    // The digits above this round's must be those found before.
+    if (!is_first && ((key ^ known) >> shift) >> kDigitBits != 0) continue;
+    ++counters[(key >> shift) & (kDigits - 1)];
+  }
+}
+
+}  // namespace orthomerge

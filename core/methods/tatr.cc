@@ -1,0 +1,130 @@
+// Task Arithmetic in the Trust Region (arXiv 2501.15065), zero-shot: an entry's sensitivity is
+// Omega = sum_{i != j} |tau_i| |tau_j|, with task vectors in place of gradients. Entries at or
+// above the quantile t = sorted(Omega)[int(d * quantile)] over the whole model keep the base's
+// value, the others become theta_0 + lambda * sum_i tau_i.
+#include <cmath>
+
+#include "core/methods/elements.h"
+#include "core/methods/make.h"
+#include "core/methods/order_statistics.h"
+
+namespace orthomerge {
+namespace {
+
+// 2 sum_j |tau_j| sum_{i<j} |tau_i|, without the cancellation of (sum |tau|)^2 - sum tau^2.
+template <class T>
+T Sensitivity(const Region& region, int64_t i) {
+  double sum = 0, omega = 0;
+  for (size_t k = 0; k < region.rows.size(); ++k) {
+    const double magnitude = std::abs(region.row_as<T>(k)[i]);
+    omega += magnitude * sum;
+    sum += magnitude;
+  }
+  return static_cast<T>(2 * omega);
+}
+
+class TatrProgram : public TensorProgram {
+ public:
+  TatrProgram(const OrderStatistics& sensitivities, double lambda)
+      : sensitivities_(sensitivities), lambda_(lambda) {}
+
+  bool takes_part(int) const override { return true; }
+
+  void Accumulate(int round, const Region& region, const Solved& solved,
+                  Accumulator& partial) const override {
+    const auto step = static_cast<size_t>(round);
+    if (region.f64) {
+      sensitivities_.Count(
+          step, 0, region, [&](int64_t i) { return Sensitivity<double>(region, i); }, solved,
+          partial);
+    } else {
+      sensitivities_.Count(
+          step, 0, region, [&](int64_t i) { return Sensitivity<float>(region, i); }, solved,
+          partial);
+    }
+  }
+
+  absl::Status Emit(const Region& region, const Solved& solved,
+                    absl::Span<void* const> sinks) const override {
+    WeightedSum(region, std::vector<double>(region.rows.size(), lambda_), /*add_base=*/true,
+                sinks[0]);
+    if (region.f64) {
+      Restore<double>(region, solved, static_cast<double*>(sinks[0]));
+    } else {
+      Restore<float>(region, solved, static_cast<float*>(sinks[0]));
+    }
+    return absl::OkStatus();
+  }
+
+  std::string description() const override { return "task vectors added where not sensitive"; }
+
+ private:
+  // The base's value where Omega is not below the threshold.
+  template <class T>
+  void Restore(const Region& region, const Solved& solved, T* out) const {
+    const double threshold = sensitivities_.Value(solved, 0);
+    for (int64_t i = 0; i < region.elements; ++i) {
+      if (region.counts != nullptr && region.counts[i] == 0) continue;
+      if (!(Sensitivity<T>(region, i) < threshold)) out[i] = region.base_as<T>()[i];
+    }
+  }
+
+  const OrderStatistics sensitivities_;
+  const double lambda_;
+};
+
+class Tatr : public Method {
+ public:
+  explicit Tatr(const MethodSpec& spec)
+      : parameters_(spec.parameters),
+        quantile_(NumberOf(parameters_, "quantile")),
+        lambda_(NumberOf(parameters_, "lambda")) {}
+
+  bool wants_task_vectors() const override { return true; }
+
+  absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
+    sensitivities_ = OrderStatistics(1, 1, first_round(), AnyF64(tensors));
+    return absl::OkStatus();
+  }
+
+  std::vector<Round> rounds() const override {
+    std::vector<Round> rounds;
+    sensitivities_.AddRounds("sensitivities", &rounds);
+    return rounds;
+  }
+
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    if (IsExcluded(parameters_, tensor.name)) return nullptr;
+    return std::make_unique<TatrProgram>(sensitivities_, lambda_);
+  }
+
+  absl::Status Solve(int round, const Folded& folded, Solved* solved) const override {
+    const auto rank_of = [this](size_t, size_t, uint64_t d) {
+      return static_cast<uint64_t>(static_cast<double>(d) * quantile_) + 1;
+    };
+    sensitivities_.Solve(static_cast<size_t>(round), folded, rank_of, solved);
+    return absl::OkStatus();
+  }
+
+  void Report(const Solved& solved, MethodReport* report) const override {
+    const double threshold = sensitivities_.Value(solved, 0);
+    report->values["sensitivity_threshold"] = threshold;
+    if (threshold > 0) return;
+    report->warnings.push_back(
+        "TATR keeps nothing here: the threshold is 0, since too few entries are changed by two or "
+        "more models; the result is the base");
+  }
+
+ private:
+  const ParameterMap parameters_;
+  const double quantile_;
+  const double lambda_;
+  OrderStatistics sensitivities_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> MakeTatr(const MethodSpec& spec) { return std::make_unique<Tatr>(spec); }
+
+}  // namespace orthomerge

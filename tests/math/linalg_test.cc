@@ -1,0 +1,204 @@
+// Dense linear algebra needs its module beside the test binary.
+#include "core/math/linalg.h"
+
+#include <cmath>
+#include <random>
+#include <thread>
+
+#include "gtest/gtest.h"
+
+namespace orthomerge {
+namespace {
+
+using Matrix = std::vector<double>;  // row-major
+
+const DenseAlgebra& Algebra() {
+  const auto algebra = LoadDenseAlgebra();
+  EXPECT_TRUE(algebra.ok()) << algebra.status();
+  return **algebra;
+}
+
+TaskMatrices TasksOf(int64_t m, int64_t n, std::vector<void*>* rows, std::vector<Matrix>* tasks) {
+  rows->clear();
+  for (Matrix& task : *tasks) rows->push_back(task.data());
+  TaskMatrices matrices;
+  matrices.f64 = true;
+  matrices.m = m;
+  matrices.n = n;
+  matrices.rows = *rows;
+  return matrices;
+}
+
+// Columns that are orthonormal, m x r: Gram-Schmidt, twice, on random ones.
+Matrix Orthonormal(int64_t m, int64_t r, unsigned seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  Matrix columns(static_cast<size_t>(m * r));
+  for (double& x : columns) x = normal(random);
+  for (int64_t j = 0; j < r; ++j) {
+    for (int64_t i = 0; i < 2 * j; ++i) {
+      double dot = 0;
+      for (int64_t e = 0; e < m; ++e) dot += columns[e * r + j] * columns[e * r + i % j];
+      for (int64_t e = 0; e < m; ++e) columns[e * r + j] -= dot * columns[e * r + i % j];
+    }
+    double squares = 0;
+    for (int64_t e = 0; e < m; ++e) squares += columns[e * r + j] * columns[e * r + j];
+    for (int64_t e = 0; e < m; ++e) columns[e * r + j] /= std::sqrt(squares);
+  }
+  return columns;
+}
+
+// u diag(s) v^T.
+Matrix Compose(int64_t m, int64_t n, const Matrix& u, const std::vector<double>& s,
+               const Matrix& v) {
+  const auto r = static_cast<int64_t>(s.size());
+  Matrix product(static_cast<size_t>(m * n), 0.0);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t k = 0; k < r; ++k) {
+      for (int64_t j = 0; j < n; ++j) product[i * n + j] += u[i * r + k] * s[k] * v[j * r + k];
+    }
+  }
+  return product;
+}
+
+double Distance(const Matrix& a, const Matrix& b) {
+  double difference = 0, squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    squares += b[i] * b[i];
+  }
+  return std::sqrt(difference / squares);
+}
+
+// Singular values between 1 and 1 / condition, evenly spread in their logarithms.
+std::vector<double> Spread(int64_t r, double condition) {
+  std::vector<double> s;
+  for (int64_t i = 0; i < r; ++i) {
+    s.push_back(std::pow(condition, -static_cast<double>(i) / static_cast<double>(r - 1)));
+  }
+  return s;
+}
+
+TEST(Linalg, IsoCIsExactAsFarAsTheConditionAllows) {
+  for (const auto& [m, n] : {std::pair{60, 60}, {90, 50}, {50, 90}, {700, 530}}) {
+    const int64_t r = std::min(m, n);
+    const Matrix u = Orthonormal(m, r, 1), v = Orthonormal(n, r, 2);
+    for (const double condition : {1.0, 1e2, 1e4, 1e6, 1e8, 1e11}) {
+      const std::vector<double> s = Spread(r, condition);
+      double mean = 0;
+      for (const double x : s) mean += x / static_cast<double>(r);
+      std::vector<Matrix> task = {Compose(m, n, u, s, v)};
+      const Matrix want = Compose(m, n, u, std::vector<double>(r, mean), v);
+      std::vector<void*> rows;
+      Matrix got(want.size());
+      ASSERT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), got.data()).ok());
+      EXPECT_LT(Distance(got, want), 1e-11 + 1e-15 * condition)
+          << m << "x" << n << " " << condition;
+      if (r > 500) break;
+    }
+  }
+}
+
+TEST(Linalg, ASumWithoutFullRankIsCompleted) {
+  const int64_t m = 20, n = 12;
+  std::vector<double> s(n, 0.0);
+  for (int i = 0; i < 5; ++i) s[i] = 1 + i;
+  std::vector<Matrix> task = {Compose(m, n, Orthonormal(m, n, 3), s, Orthonormal(n, n, 4))};
+  std::vector<void*> rows;
+  Matrix got(static_cast<size_t>(m * n));
+  ASSERT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), got.data()).ok());
+  // All columns orthogonal, of the length of the mean over all 12 singular values.
+  for (int64_t a = 0; a < n; ++a) {
+    for (int64_t b = 0; b < n; ++b) {
+      double dot = 0;
+      for (int64_t e = 0; e < m; ++e) dot += got[e * n + a] * got[e * n + b];
+      EXPECT_NEAR(dot, a == b ? 15.0 / 12 * 15 / 12 : 0, 1e-12);
+    }
+  }
+}
+
+TEST(Linalg, OrthogonalTasksKeepTheirLeadingTriplets) {
+  // Tasks in orthogonal spaces of two directions each, and less of a third that must go.
+  const int64_t m = 40, n = 30;
+  const Matrix u = Orthonormal(m, 9, 5), v = Orthonormal(n, 9, 6);
+  std::vector<Matrix> tasks;
+  std::vector<double> kept(9, 0.0);
+  for (int i = 0; i < 3; ++i) {
+    std::vector<double> s(9, 0.0);
+    s[3 * i] = kept[3 * i] = 2.0 + i;
+    s[3 * i + 1] = kept[3 * i + 1] = 1.0 + i;
+    s[3 * i + 2] = 0.5;
+    tasks.push_back(Compose(m, n, u, s, v));
+  }
+  std::vector<void*> rows;
+  Matrix got(static_cast<size_t>(m * n));
+  ASSERT_TRUE(Algebra().TsvM(TasksOf(m, n, &rows, &tasks), 2, got.data()).ok());
+  EXPECT_LT(Distance(got, Compose(m, n, u, kept, v)), 1e-13);
+  // More triplets than there are singular values: those of value 0 have no direction.
+  ASSERT_TRUE(Algebra().TsvM(TasksOf(m, n, &rows, &tasks), 5, got.data()).ok());
+  Matrix sum(got.size(), 0.0);
+  for (const Matrix& task : tasks) {
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += task[i];
+  }
+  EXPECT_LT(Distance(got, sum), 1e-12);
+}
+
+TEST(Linalg, AlignGivesCoordinatesInACommonBasis) {
+  for (const auto& [m, n] : {std::pair{30, 50}, {50, 20}, {80, 10}}) {
+    std::vector<Matrix> tasks;
+    for (unsigned i = 0; i < 3; ++i) {
+      const std::vector<double> s = {3.0, 2.0, 1.0, 1e-7};
+      tasks.push_back(Compose(m, n, Orthonormal(m, 4, 10 + i), s, Orthonormal(n, 4, 20 + i)));
+    }
+    const std::vector<Matrix> before = tasks;
+    std::vector<void*> rows;
+    Matrix basis(static_cast<size_t>(m * m));
+    const auto rank = Algebra().Align(TasksOf(m, n, &rows, &tasks), 1e-5, basis.data());
+    ASSERT_TRUE(rank.ok()) << rank.status();
+    ASSERT_EQ(*rank, 9);
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      Matrix back(before[i].size());
+      ASSERT_TRUE(Algebra().Multiply(basis.data(), tasks[i].data(), m, *rank, n, back.data()).ok());
+      EXPECT_LT(Distance(back, before[i]), 1e-7);
+    }
+  }
+}
+
+TEST(Linalg, ThreadsDoNotChangeABit) {
+  const int64_t m = 70, n = 90;
+  const auto tasks = [&] {
+    return std::vector<Matrix>{
+        Compose(m, n, Orthonormal(m, m, 30), Spread(m, 50), Orthonormal(n, m, 31)),
+        Compose(m, n, Orthonormal(m, m, 32), Spread(m, 20), Orthonormal(n, m, 33))};
+  };
+  const auto run = [&](Matrix* results) {
+    std::vector<Matrix> own = tasks();
+    std::vector<void*> rows;
+    const TaskMatrices matrices = TasksOf(m, n, &rows, &own);
+    Matrix out(static_cast<size_t>(m * n));
+    const auto keep = [&](const absl::Status& status) {
+      EXPECT_TRUE(status.ok()) << status;
+      results->insert(results->end(), out.begin(), out.end());
+    };
+    DogeProblem doge;
+    doge.factors = {0.02, 0.03};
+    doge.task_rank = 35;
+    doge.shared_rank = 11;
+    doge.descent = {1e-4, 20};
+    keep(Algebra().IsoC(matrices, out.data()));
+    keep(Algebra().IsoCts(matrices, {56, 7}, out.data()));
+    keep(Algebra().TsvM(matrices, 35, out.data()));
+    keep(Algebra().Wudi(matrices, {1e-5, 20}, out.data()));
+    keep(Algebra().Doge(matrices, doge, out.data()));
+  };
+  Matrix alone, first, second;
+  run(&alone);
+  std::thread other([&] { run(&second); });
+  run(&first);
+  other.join();
+  EXPECT_EQ(alone, first);
+  EXPECT_EQ(alone, second);
+}
+
+}  // namespace
+}  // namespace orthomerge
