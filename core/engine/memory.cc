@@ -39,9 +39,13 @@ uint64_t Rows(const PlanTensor& tensor, uint64_t elements, uint64_t sinks) {
   return elements * ((tensor.sources.size() + sinks) * width + 1);
 }
 
-// Rows of the largest region that Accumulate is given.
+// Rows of the largest region that Accumulate is given, and what a program takes for a whole tensor.
 uint64_t RegionBytes(const PlanTensor& tensor) {
   const auto elements = static_cast<uint64_t>(tensor.tensor.elements());
+  if (tensor.program->access() == Access::kWhole) {
+    return Rows(tensor, elements, 0) +
+           static_cast<uint64_t>(tensor.program->working_bytes(tensor.tensor.elements()));
+  }
   const auto region = static_cast<uint64_t>(std::max(kBlockElements, RegionGranule(tensor)));
   return Rows(tensor, std::min(elements, region), 0);
 }

@@ -1,6 +1,4 @@
-// The optimisations of dense_tasks.h: every step on the device, in the tasks' type, from gradients
-// whose constant parts are float64. Where a step is bound to products of matrices, all else is done
-// in place.
+// The optimisations of dense_tasks.h: every step is on the device and in place.
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -23,22 +21,29 @@ namespace {
 
 constexpr int64_t kRowBlock =
     512;  // rows of a CPU's descent where rows do not depend on each other
-constexpr int64_t kCacheElements = int64_t{1} << 16;
+constexpr int64_t kCacheElements = int64_t{1} << 14;
 
-// The steps of x, whose gradient is left in `gradient` before each; both are contiguous.
+// The steps of x, in float64 since small ones add up. Before each its gradient is left in
+// `gradient`, contiguous and of either type.
 class Adam {
  public:
-  Adam(const at::Tensor& x, const at::Tensor& gradient, double rate) : rate_(rate) {
-    const at::Tensor m = at::zeros_like(x).view(-1), v = at::zeros_like(x).view(-1);
-    const int64_t all = x.numel();
-    const int64_t size = x.device().is_cpu() ? std::min(kCacheElements, all) : all;
-    const at::Tensor root = at::empty({size}, x.options());
+  Adam(const at::Tensor& gradient, double rate)
+      : rate_(rate),
+        narrow_(gradient.scalar_type() != at::kDouble),
+        x_(at::zeros_like(gradient, at::kDouble)),
+        position_(narrow_ ? at::zeros_like(gradient) : x_) {
+    const at::Tensor m = at::zeros_like(x_).view(-1), v = at::zeros_like(x_).view(-1);
+    const int64_t all = x_.numel();
+    const int64_t size = x_.device().is_cpu() ? std::min(kCacheElements, all) : all;
+    const at::Tensor wide = at::empty({narrow_ ? size : 0}, x_.options());
+    const at::Tensor root = at::empty({size}, x_.options());
     for (int64_t first = 0; first < all; first += size) {
       const auto cut = [&](const at::Tensor& t, int64_t from) {
         return t.narrow(0, from, std::min(size, all - first));
       };
-      pieces_.push_back({cut(x.view(-1), first), cut(gradient.view(-1), first), cut(m, first),
-                         cut(v, first), cut(root, 0)});
+      const at::Tensor own = cut(gradient.view(-1), first);
+      pieces_.push_back({own, narrow_ ? cut(wide, 0) : own, cut(m, first), cut(v, first),
+                         cut(root, 0), cut(x_.view(-1), first), cut(position_.view(-1), first)});
     }
   }
 
@@ -47,20 +52,28 @@ class Adam {
     decay2_ *= kBeta2;
     const double correction = std::sqrt(1 - decay2_);
     for (Piece& piece : pieces_) {
-      piece.m.lerp_(piece.gradient, 1 - kBeta1);
-      piece.v.mul_(kBeta2).addcmul_(piece.gradient, piece.gradient, 1 - kBeta2);
+      if (narrow_) piece.wide.copy_(piece.gradient);
+      piece.m.lerp_(piece.wide, 1 - kBeta1);
+      piece.v.mul_(kBeta2).addcmul_(piece.wide, piece.wide, 1 - kBeta2);
       at::sqrt_out(piece.root, piece.v).add_(kEpsilon * correction);
       piece.x.addcdiv_(piece.m, piece.root, -rate_ * correction / (1 - decay1_));
+      if (narrow_) piece.position.copy_(piece.x);
     }
   }
 
+  const at::Tensor& x() const { return x_; }
+  // x in the gradient's type.
+  const at::Tensor& position() const { return position_; }
+
  private:
   struct Piece {
-    at::Tensor x, gradient, m, v, root;
+    at::Tensor gradient, wide, m, v, root, x, position;
   };
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
   const double rate_;
+  const bool narrow_;
   double decay1_ = 1, decay2_ = 1;
+  const at::Tensor x_, position_;
   std::vector<Piece> pieces_;  // small enough for a CPU's cache
 };
 
@@ -76,7 +89,7 @@ at::Tensor SharedBasis(const DeviceTasks& tasks, const DogeProblem& problem,
   for (const int64_t j : used) bases.push_back(Leading(tasks.Wide(j), problem.task_rank).u);
   const at::Tensor all = at::cat(bases, 1);
   bases.clear();
-  return Leading(all, std::min(problem.shared_rank, all.size(1))).u.to(tasks.type());
+  return Leading(all, std::min(problem.shared_rank, all.size(1))).u;
 }
 
 }  // namespace
@@ -106,13 +119,13 @@ at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent) {
   for (int64_t first = 0; first < m; first += rows) {
     const int64_t count = std::min(rows, m - first);
     const at::Tensor start = constant.narrow(0, first, count);
-    at::Tensor moved = at::zeros_like(start), gradient = at::empty_like(start);
-    Adam adam(moved, gradient, descent.rate);
+    at::Tensor gradient = at::empty_like(start);
+    Adam adam(gradient, descent.rate);
     for (int64_t step = 0; step < descent.steps; ++step) {
-      at::addmm_out(gradient, start, moved, squares);
+      at::addmm_out(gradient, start, adam.position(), squares);
       adam.Step();
     }
-    merged.narrow(0, first, count).add_(moved);
+    merged.narrow(0, first, count).add_(adam.x());
   }
   return merged;
 }
@@ -138,46 +151,45 @@ at::Tensor SolveDoge(const DeviceTasks& tasks, const DogeProblem& problem) {
     const at::Tensor task = tasks.Wide(j);
     constant.addcmul_(task, task.mul(task.sub(weighted)).sum(1, /*keepdim=*/true), -2 * scale);
   }
-  constant = constant.to(tasks.type());
   weighted = at::Tensor();
 
-  const at::Tensor delta = at::zeros_like(constant);
   at::Tensor gradient = at::empty_like(constant);
+  Adam adam(gradient, problem.descent.rate);
   // Rows that stay in a CPU's cache while all tasks are taken along them.
   struct Rows {
     at::Tensor constant, delta, gradient;
     std::vector<at::Tensor> tasks;
-    at::Tensor product, along;
+    at::Tensor task, product, along;
   };
   std::vector<Rows> blocks;
   const int64_t size =
       tasks.device().is_cpu() ? std::min(m, std::max<int64_t>(1, kCacheElements / n)) : m;
-  const at::Tensor product = at::empty({size, n}, delta.options());
-  const at::Tensor along = at::empty({size, 1}, delta.options());
+  const at::Tensor wide = at::empty({size, n}, gradient.options()), product = at::empty_like(wide);
+  const at::Tensor along = at::empty({size, 1}, gradient.options());
   std::vector<at::Tensor> own;
   for (const int64_t j : used) own.push_back(tasks.Own(j));
   for (int64_t first = 0; first < m; first += size) {
     const auto cut = [&](const at::Tensor& t, int64_t from) {
       return t.narrow(0, from, std::min(size, m - first));
     };
-    Rows rows = {cut(constant, first), cut(delta, first), cut(gradient, first), {},
-                 cut(product, 0),      cut(along, 0)};
+    Rows rows = {cut(constant, first), cut(adam.x(), first), cut(gradient, first), {},
+                 cut(wide, 0),         cut(product, 0),      cut(along, 0)};
     for (const at::Tensor& task : own) rows.tasks.push_back(cut(task, first));
     blocks.push_back(std::move(rows));
   }
   at::Tensor transposed, shared;
   if (basis.defined()) {
     transposed = basis.t().contiguous();
-    shared = at::empty({basis.size(1), n}, delta.options());
+    shared = at::empty({basis.size(1), n}, gradient.options());
   }
-  Adam adam(delta, gradient, problem.descent.rate);
   for (int64_t step = 0; step < problem.descent.steps; ++step) {
     for (Rows& rows : blocks) {
       rows.gradient.copy_(rows.constant);
       for (const at::Tensor& task : rows.tasks) {
-        at::mul_out(rows.product, task, rows.delta);
+        rows.task.copy_(task);
+        at::mul_out(rows.product, rows.task, rows.delta);
         at::sum_out(rows.along, rows.product, 1, /*keepdim=*/true);
-        rows.gradient.addcmul_(task, rows.along, 2 * scale * scale);
+        rows.gradient.addcmul_(rows.task, rows.along, 2 * scale * scale);
       }
     }
     if (basis.defined()) {
@@ -186,7 +198,7 @@ at::Tensor SolveDoge(const DeviceTasks& tasks, const DogeProblem& problem) {
     }
     adam.Step();
   }
-  return delta;
+  return adam.x();
 }
 
 }  // namespace orthomerge

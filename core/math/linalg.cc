@@ -92,27 +92,27 @@ int64_t IsoCtsWorkingBytes(int64_t m, int64_t n) {
 
 int64_t TsvMWorkingBytes(int64_t m, int64_t n) {
   const int64_t r = std::min(m, n);
-  return 8 * (6 * m * n + 14 * r * r);
+  return 8 * (5 * m * n + 9 * r * r) + (int64_t{1} << 20);
 }
 
 int64_t WudiWorkingBytes(int64_t m, int64_t n, bool f64) {
-  const int64_t width = f64 ? 8 : 4;
+  const int64_t width = f64 ? 8 : 4, rows = std::min<int64_t>(m, 512);
   const int64_t before = 8 * (4 * m * n + 2 * n * n);
-  const int64_t steps = 8 * m * n + width * (m * n + n * n + 6 * std::min<int64_t>(m, 512) * n);
-  return std::max(before, steps);
+  const int64_t steps = 8 * m * n + width * (m * n + n * n) + (3 * 8 + 2 * width) * rows * n;
+  return std::max(before, steps) + (int64_t{1} << 20);
 }
 
-int64_t DogeWorkingBytes(int64_t m, int64_t n, bool f64) {
-  const int64_t r = std::min(m, n), width = f64 ? 8 : 4;
+int64_t DogeWorkingBytes(int64_t m, int64_t n) {
+  const int64_t r = std::min(m, n);
   const int64_t before = 8 * (6 * m * n + 9 * r * r);
-  const int64_t steps = width * (6 * m * n + (2 * m + n) * r) + (int64_t{1} << 18);
-  return std::max(before, steps);
+  const int64_t steps = 8 * (6 * m * n + (2 * m + n) * r);
+  return std::max(before, steps) + (int64_t{1} << 20);
 }
 
 int64_t AlignWorkingBytes(int64_t m, int64_t n, int64_t tasks) {
   const int64_t all = tasks * n;
   if (all < m) return 8 * (4 * m * all + 9 * all * all + 2 * m * n);
-  return 8 * (2 * m * n + 6 * m * m);
+  return 8 * (2 * m * n + 6 * m * m) + (int64_t{1} << 20);
 }
 
 const std::vector<std::string>& ComputeDevices() {

@@ -70,11 +70,11 @@ class DenseAlgebra {
 
   // WUDI (arXiv 2503.08099): Adam from the sum of the tasks down
   //   L(M) = sum_i ||(M - tau_i) tau_i^T||^2 / ||tau_i||^2.
-  // The steps are taken in the tasks' type, what they start from is float64.
+  // The products of the steps are in the tasks' type, all else is in float64.
   virtual absl::Status Wudi(const TaskMatrices& tasks, const Descent& descent,
                             double* merged) const = 0;
 
-  // DOGE (arXiv 2501.01230): the modification delta that all task vectors share. Steps as Wudi.
+  // DOGE (arXiv 2501.01230): the modification delta that all task vectors share.
   virtual absl::Status Doge(const TaskMatrices& tasks, const DogeProblem& problem,
                             double* delta) const = 0;
 
@@ -94,7 +94,7 @@ int64_t IsoCWorkingBytes(int64_t m, int64_t n);
 int64_t IsoCtsWorkingBytes(int64_t m, int64_t n);
 int64_t TsvMWorkingBytes(int64_t m, int64_t n);
 int64_t WudiWorkingBytes(int64_t m, int64_t n, bool f64);
-int64_t DogeWorkingBytes(int64_t m, int64_t n, bool f64);
+int64_t DogeWorkingBytes(int64_t m, int64_t n);
 int64_t AlignWorkingBytes(int64_t m, int64_t n, int64_t tasks);
 
 // The devices of this host: "cpu", and "cuda:0", "cuda:1", ... for each GPU that LibTorch finds.

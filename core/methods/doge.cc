@@ -44,7 +44,7 @@ class DogeProgram : public TensorProgram {
       : algebra_(algebra),
         settings_(settings),
         trim_(trim),
-        working_bytes_(DogeWorkingBytes(tensor.shape[0], tensor.shape[1], tensor.f64)) {}
+        working_bytes_(DogeWorkingBytes(tensor.shape[0], tensor.shape[1])) {}
 
   Access access() const override { return Access::kWhole; }
   bool takes_part(int) const override { return true; }

@@ -87,7 +87,7 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
       .source = "arXiv 2503.08099",
       .needs_base = true,
       .accepts_transform = true,
-      .exactness = "to a tolerance (steps in the working dtype)",
+      .exactness = "to a tolerance (products of the descent in the working dtype)",
       .parameters = {Rate(1e-5), Steps(300), Rest("base"),
                      Exclude("as other tensors, like tables of tokens and heads (embed, lm_head, "
                              "classifier, score, wte, wpe, shared)")},
@@ -99,7 +99,7 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
       .source = "arXiv 2501.01230",
       .needs_base = true,
       .accepts_transform = true,
-      .exactness = "to a tolerance (steps in the working dtype); thresholds exact",
+      .exactness = "to a tolerance (float64 descent); thresholds exact",
       .parameters = {{.name = "eta",
                       .type = Type::kNumber,
                       .default_value = 0.07,

@@ -27,6 +27,15 @@ class Shaped : public TensorProgram {
   const Access access_;
 };
 
+// Lays out nothing of its own.
+class PlainMethod : public Method {
+ public:
+  bool wants_task_vectors() const override { return false; }
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(const OutputTensor&) const override {
+    return std::unique_ptr<TensorProgram>();
+  }
+};
+
 // Adds a tensor; without a program it is copied.
 void Add(Plan* plan, DType dtype, std::vector<int64_t> shape, std::optional<Access> access,
          std::string name = "") {
@@ -48,6 +57,7 @@ void Add(Plan* plan, DType dtype, std::vector<int64_t> shape, std::optional<Acce
 }
 
 void LayOut(Plan* plan) {
+  plan->method = std::make_unique<PlainMethod>();
   ASSERT_THAT(LayOutFiles(plan), IsOk());
   CutWriteTasks(plan);
   CutReduceTasks(plan);
