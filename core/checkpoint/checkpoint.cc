@@ -111,9 +111,11 @@ absl::StatusOr<std::string> ChooseFile(const Uri& folder, const std::vector<std:
   };
   if (has(kAdapterConfigName)) {
     if (has(kAdapterName)) return std::string(kAdapterName);
-    return MakeError(has(kTorchAdapterName) ? Reason::kUnsupported : Reason::kInputNotFound,
-                     absl::StrCat(folder.ToString(), ": an adapter (it has ", kAdapterConfigName,
-                                  ") without ", kAdapterName, "; found ", FirstNames(names)));
+    if (has(kTorchAdapterName)) return std::string(kTorchAdapterName);
+    return MakeError(
+        Reason::kInputNotFound,
+        absl::StrCat(folder.ToString(), ": an adapter (it has ", kAdapterConfigName, ") without ",
+                     kAdapterName, " or ", kTorchAdapterName, "; found ", FirstNames(names)));
   }
   if (has(kIndexName)) return std::string(kIndexName);
   if (has(kModelName)) return std::string(kModelName);
@@ -272,11 +274,6 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
   checkpoint.folder_ = place.is_folder ? uri : uri.Parent();
   const bool is_index = absl::EndsWith(file.key, ".json");
   if (IsForeignModel(file.Name())) return Foreign(file);
-  if (file.Name() == kTorchAdapterName) {
-    return MakeError(Reason::kUnsupported,
-                     absl::StrCat(file.ToString(), ": adapters are only read from ", kAdapterName,
-                                  "; convert it to safetensors first"));
-  }
 
   ASSIGN_OR_RETURN(Contents contents, is_index ? OpenIndex(*store, file, options, diagnostics, open)
                                                : OpenFile(*store, file, options, open));
@@ -294,7 +291,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
     if (ReasonOf(text.status()) == Reason::kInputNotFound) return std::nullopt;
     return text.status();
   };
-  if (file.Name() == kAdapterName) {
+  if (file.Name() == kAdapterName || file.Name() == kTorchAdapterName) {
     ASSIGN_OR_RETURN(checkpoint.adapter_config_, read_text(kAdapterConfigName, kMaxAdapterConfig));
     if (checkpoint.adapter_config_.has_value()) return checkpoint;
   }

@@ -37,10 +37,10 @@ class Checkpoint {
   // that the index does not list) go to `diagnostics`, which may be null, as warnings. A folder or
   // index has the config.json beside it; a file that is named directly only if it is a
   // model.safetensors or pytorch_model.bin, since it may lie among files of other models. A folder
-  // with adapter_config.json is an adapter, whose tensors are those of its
-  // adapter_model.safetensors. Errors: kInputNotFound (says what was looked for), kShardMissing,
-  // kInputCorrupt (file, tensor, fault), kUnsupported for what is recognised but not read (adapters
-  // in torch files, other formats, pickles where `open` does not allow them).
+  // with adapter_config.json is an adapter, whose tensors are those of its adapter_model file.
+  // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt (file, tensor,
+  // fault), kUnsupported for what is recognised but not read (other formats, pickles where `open`
+  // does not allow them).
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
                                          const CallOptions& options, Diagnostics* diagnostics,
                                          const OpenOptions& open = {});

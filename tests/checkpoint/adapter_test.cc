@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tests/checkpoint/fixtures.h"
+#include "tests/checkpoint/torch_fixtures.h"
 
 namespace orthomerge {
 namespace {
@@ -244,8 +245,11 @@ TEST_F(AdapterTest, WarnsOfWhatItLeavesOut) {
 TEST_F(CheckpointTest, AnAdapterIsOpenedWithItsConfig) {
   Add("/lora/adapter_config.json", "{}");
   ExpectError(Open("/lora").status(), Reason::kInputNotFound, {"/lora", "adapter_model"});
-  Add("/lora/adapter_model.bin", "PK");
-  ExpectError(Open("/lora").status(), Reason::kUnsupported, {"/lora", "adapter_model.bin"});
+  Add("/lora/adapter_model.bin", TorchFileWith({{"b", 1}}));
+  ExpectError(Open("/lora").status(), Reason::kUnsupported, {"adapter_model.bin", "inputs.pickle"});
+  allow_pickle_ = true;
+  EXPECT_EQ(Open("/lora")->tensors()[0].name, "b");
+  EXPECT_EQ(Open("/lora/adapter_model.bin")->adapter_config(), "{}");
   Add("/lora/adapter_model.safetensors", FileWith({{"a", 1}}));
   for (const char* uri : {"/lora", "/lora/adapter_model.safetensors"}) {
     const auto adapter = Open(uri);

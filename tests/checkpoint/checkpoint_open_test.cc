@@ -120,13 +120,6 @@ TEST_F(OpenTest, NamesWhatIsNotReadYet) {
   Add("/h5/config.json", "{}");
   ExpectError(Open("/h5").status(), Reason::kUnsupported, {"/h5", "model.h5", "convert"});
   ExpectError(Open("/h5/model.h5").status(), Reason::kUnsupported, {"model.h5", "convert"});
-  allow_pickle_ = true;
-  Add("/lora/adapter_config.json", "{}");
-  Add("/lora/adapter_model.bin", TorchFileWith({{"a", 1}}));
-  for (const std::string uri : {"/lora", "/lora/adapter_model.bin"}) {
-    ExpectError(Open(uri).status(), Reason::kUnsupported,
-                {"/lora", "adapter_model.bin", "adapter_model.safetensors"});
-  }
 }
 
 TEST_F(OpenTest, TorchFiles) {
