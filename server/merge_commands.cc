@@ -178,8 +178,10 @@ int ReconstructCommand(CommandContext& context, const ReconstructOptions& option
     return ReportFailure(context, options.format, diagnostics.ToStatus(), diagnostics.items());
   }
   Storage storage;
+  EngineOptions engine = options.engine;
+  engine.allow_pickle = true;  // who gives the command has chosen the files
   const absl::StatusOr<std::unique_ptr<Plan>> plan =
-      MakeRebuildPlan(storage, rebuild, options.engine, call, &diagnostics);
+      MakeRebuildPlan(storage, rebuild, engine, call, &diagnostics);
   PrintWarnings(context.err, diagnostics.items());
   if (!plan.ok()) {
     return ReportFailure(context, options.format, Interrupted(context, plan.status(), ""),

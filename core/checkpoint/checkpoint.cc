@@ -25,7 +25,11 @@ constexpr absl::string_view kTorchIndexSuffix = ".bin.index.json";
 constexpr absl::string_view kSuffix = ".safetensors";
 constexpr absl::string_view kTorchSuffix = ".bin";
 constexpr absl::string_view kConfigName = "config.json";
+constexpr absl::string_view kAdapterName = "adapter_model.safetensors";
+constexpr absl::string_view kTorchAdapterName = "adapter_model.bin";
+constexpr absl::string_view kAdapterConfigName = "adapter_config.json";
 constexpr uint64_t kMaxText = 64 * kMiB;
+constexpr uint64_t kMaxAdapterConfig = kMiB;
 
 bool EndsInAny(absl::string_view name, std::initializer_list<absl::string_view> suffixes) {
   return std::any_of(suffixes.begin(), suffixes.end(),
@@ -105,11 +109,13 @@ absl::StatusOr<std::string> ChooseFile(const Uri& folder, const std::vector<std:
   const auto has = [&](absl::string_view name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
-  if (has("adapter_config.json")) {
-    return MakeError(Reason::kUnsupported,
-                     absl::StrCat(folder.ToString(),
-                                  ": an adapter (it has adapter_config.json), and adapters are not "
-                                  "read yet; merge it into its base model first"));
+  if (has(kAdapterConfigName)) {
+    if (has(kAdapterName)) return std::string(kAdapterName);
+    if (has(kTorchAdapterName)) return std::string(kTorchAdapterName);
+    return MakeError(
+        Reason::kInputNotFound,
+        absl::StrCat(folder.ToString(), ": an adapter (it has ", kAdapterConfigName, ") without ",
+                     kAdapterName, " or ", kTorchAdapterName, "; found ", FirstNames(names)));
   }
   if (has(kIndexName)) return std::string(kIndexName);
   if (has(kModelName)) return std::string(kModelName);
@@ -277,16 +283,22 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
   checkpoint.files_ = std::move(contents.files);
   checkpoint.tensors_ = std::move(contents.tensors);
 
+  const auto read_text = [&](absl::string_view name,
+                             uint64_t limit) -> absl::StatusOr<std::optional<std::string>> {
+    absl::StatusOr<std::string> text =
+        ReadObject(*store, checkpoint.folder_.Child(name), limit, options);
+    if (text.ok()) return *std::move(text);
+    if (ReasonOf(text.status()) == Reason::kInputNotFound) return std::nullopt;
+    return text.status();
+  };
+  if (file.Name() == kAdapterName || file.Name() == kTorchAdapterName) {
+    ASSIGN_OR_RETURN(checkpoint.adapter_config_, read_text(kAdapterConfigName, kMaxAdapterConfig));
+    if (checkpoint.adapter_config_.has_value()) return checkpoint;
+  }
   checkpoint.lone_file_ =
       !place.is_folder && !is_index && file.Name() != kModelName && file.Name() != kTorchModelName;
   if (!checkpoint.lone_file_) {
-    absl::StatusOr<std::string> config =
-        ReadObject(*store, checkpoint.folder_.Child(kConfigName), kMaxText, options);
-    if (config.ok()) {
-      checkpoint.config_ = *std::move(config);
-    } else if (ReasonOf(config.status()) != Reason::kInputNotFound) {
-      return config.status();
-    }
+    ASSIGN_OR_RETURN(checkpoint.config_, read_text(kConfigName, kMaxText));
   }
   return checkpoint;
 }

@@ -36,9 +36,10 @@ class Checkpoint {
   // .pth file, or an index file. Headers of shards are read in parallel. Harmless findings (tensors
   // that the index does not list) go to `diagnostics`, which may be null, as warnings. A folder or
   // index has the config.json beside it; a file that is named directly only if it is a
-  // model.safetensors or pytorch_model.bin, since it may lie among files of other models. Errors:
-  // kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt (file, tensor, fault),
-  // kUnsupported for what is recognised but not read (adapters, other formats, pickles where `open`
+  // model.safetensors or pytorch_model.bin, since it may lie among files of other models. A folder
+  // with adapter_config.json is an adapter, whose tensors are those of its adapter_model file.
+  // Errors: kInputNotFound (says what was looked for), kShardMissing, kInputCorrupt (file, tensor,
+  // fault), kUnsupported for what is recognised but not read (other formats, pickles where `open`
   // does not allow them).
   static absl::StatusOr<Checkpoint> Open(Storage& storage, const Uri& uri,
                                          const CallOptions& options, Diagnostics* diagnostics,
@@ -51,6 +52,8 @@ class Checkpoint {
   const TensorInfo* Find(absl::string_view name) const;                // null if absent
   // The text of config.json; absent for a lone file without one beside it.
   const std::optional<std::string>& config() const { return config_; }
+  // The text of adapter_config.json: then this is no model but an adapter (adapter.h).
+  const std::optional<std::string>& adapter_config() const { return adapter_config_; }
   uint64_t total_bytes() const;
   // A file that was named directly, under a name that does not say that its folder is one model.
   bool is_lone_file() const { return lone_file_; }
@@ -64,12 +67,14 @@ class Checkpoint {
   Uri uri_, folder_;
   std::vector<InputFile> files_;
   std::vector<TensorInfo> tensors_;
-  std::optional<std::string> config_;
+  std::optional<std::string> config_, adapter_config_;
   bool lone_file_ = false;
 };
 
 // "lm_head.weight" and its kin: an output projection that may be tied to the embedding.
 bool IsHeadName(absl::string_view name);
+// "model.embed_tokens.weight" and its kin.
+bool IsEmbeddingName(absl::string_view name);
 
 // A file that travels with a model (tokenizer, generation config, licence ...).
 struct Sidecar {

@@ -25,16 +25,6 @@ bool IsOrEndsIn(absl::string_view name, absl::string_view suffix) {
          (name.size() == suffix.size() || name[name.size() - suffix.size() - 1] == '.');
 }
 
-bool IsEmbeddingName(absl::string_view name) {
-  constexpr std::array<absl::string_view, 7> kSuffixes = {
-      "embed_tokens.weight",   "wte.weight",      "word_embeddings.weight",
-      "tok_embeddings.weight", "embed_in.weight", "word_embedding.weight",
-      "embeddings.weight"};
-  return name == "shared.weight" || name == "model.shared.weight" ||
-         std::any_of(kSuffixes.begin(), kSuffixes.end(),
-                     [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
-}
-
 absl::string_view ValueOf(absl::string_view text, const JsonMember& member) {
   return text.substr(member.value_begin, member.value_end - member.value_begin);
 }
@@ -106,6 +96,16 @@ Edit AddDtype(absl::string_view text, const std::vector<JsonMember>& members, DT
 }
 
 }  // namespace
+
+bool IsEmbeddingName(absl::string_view name) {
+  constexpr std::array<absl::string_view, 7> kSuffixes = {
+      "embed_tokens.weight",   "wte.weight",      "word_embeddings.weight",
+      "tok_embeddings.weight", "embed_in.weight", "word_embedding.weight",
+      "embeddings.weight"};
+  return name == "shared.weight" || name == "model.shared.weight" ||
+         std::any_of(kSuffixes.begin(), kSuffixes.end(),
+                     [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
+}
 
 bool IsHeadName(absl::string_view name) {
   // The last two are too common inside of blocks to be taken with a prefix.

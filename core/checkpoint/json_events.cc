@@ -48,21 +48,24 @@ bool JsonEvents::FailTwice(const std::string& key) {
 
 bool JsonEvents::null() { return depth_ > 0 ? Scalar({}) : Fail("is not a JSON object"); }
 
-bool JsonEvents::boolean(bool) {
+bool JsonEvents::boolean(bool value) {
   if (depth_ == 0) return Fail("is not a JSON object");
-  return Scalar({.kind = JsonScalar::Kind::kBoolean});
+  return Scalar({.kind = JsonScalar::Kind::kBoolean, .truth = value});
 }
 
-bool JsonEvents::number_integer(int64_t) { return number_float(0, ""); }
+bool JsonEvents::number_integer(int64_t value) {
+  return number_float(static_cast<double>(value), "");
+}
 
 bool JsonEvents::number_unsigned(uint64_t value) {
   if (depth_ == 0) return Fail("is not a JSON object");
-  return Scalar({.kind = JsonScalar::Kind::kUnsigned, .number = value});
+  return Scalar(
+      {.kind = JsonScalar::Kind::kUnsigned, .number = value, .real = static_cast<double>(value)});
 }
 
-bool JsonEvents::number_float(double, const std::string&) {
+bool JsonEvents::number_float(double value, const std::string&) {
   if (depth_ == 0) return Fail("is not a JSON object");
-  return Scalar({.kind = JsonScalar::Kind::kOtherNumber});
+  return Scalar({.kind = JsonScalar::Kind::kOtherNumber, .real = value});
 }
 
 bool JsonEvents::string(std::string& value) {

@@ -19,7 +19,9 @@ std::string Quoted(absl::string_view text);
 struct JsonScalar {
   enum class Kind { kNull, kBoolean, kUnsigned, kOtherNumber, kString };
   Kind kind = Kind::kNull;
-  uint64_t number = 0;
+  uint64_t number = 0;          // of a kUnsigned
+  double real = 0;              // of any number
+  bool truth = false;           // of a kBoolean
   std::string* text = nullptr;  // of a kString, escapes decoded; the receiver may move it away
 };
 

@@ -40,11 +40,31 @@ void MakeCopy(PlanTensor* tensor, bool compare, std::string what) {
 DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
   if (recipe.output.dtype.has_value()) return *recipe.output.dtype;
   if (recipe.dialect == Recipe::Dialect::kNative && tensor.tensor.has_base) {
-    return tensor.sources[0].dtype;
+    return tensor.sources[0].value_dtype();
   }
-  DType dtype = tensor.sources[0].dtype;
-  for (const TensorSource& source : tensor.sources) dtype = Promote(dtype, source.dtype);
+  DType dtype = tensor.sources[0].value_dtype();
+  for (const TensorSource& source : tensor.sources) dtype = Promote(dtype, source.value_dtype());
   return dtype;
+}
+
+bool SameForm(const std::shared_ptr<const SourceForm>& a,
+              const std::shared_ptr<const SourceForm>& b) {
+  return a == nullptr || b == nullptr ? a == b : a->Describe() == b->Describe();
+}
+
+// Adapters over the base: their task vectors are what they add, so nothing is lost to a difference
+// and nothing is read twice. (mergekit takes the difference of the rounded sums.)
+void MarkFromBase(const Plan& plan, PlanTensor* tensor) {
+  if (!tensor->base_source || !plan.method->wants_task_vectors()) return;
+  const TensorSource& base = tensor->sources[0];
+  for (size_t s = 1; s < tensor->sources.size(); ++s) {
+    TensorSource& source = tensor->sources[s];
+    const bool same_bytes =
+        source.file == base.file && source.begin == base.begin && source.view == base.view;
+    const bool sum = source.form != nullptr && source.form->is_sum();
+    source.from_base = same_bytes && (SameForm(source.form, base.form) ||
+                                      (sum && SameForm(source.form->below(), base.form)));
+  }
 }
 
 // A text of `exclude` that no tensor's name contains is probably misspelt.
@@ -68,6 +88,7 @@ void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
 }  // namespace
 
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
+  if (source.from_base) return 0;
   // Copies count bytes, so that sub-byte dtypes need no care.
   if (tensor.copied()) return static_cast<uint64_t>(count);
   if (source.bits) return static_cast<uint64_t>(count + 7) / 8;
@@ -143,13 +164,15 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     PlanTensor& tensor = plan->tensors[t];
     const bool mergeable =
-        std::all_of(tensor.sources.begin(), tensor.sources.end(),
-                    [](const TensorSource& s) { return s.bits || IsMergeable(s.dtype); });
+        std::all_of(tensor.sources.begin(), tensor.sources.end(), [](const TensorSource& source) {
+          return source.bits || IsMergeable(source.value_dtype());
+        });
+    const bool plain = tensor.sources[0].form == nullptr;  // its bytes say it all
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
-      tensor.tensor.f64 =
-          std::any_of(tensor.sources.begin(), tensor.sources.end(),
-                      [](const TensorSource& source) { return source.dtype == DType::kF64; });
+      tensor.tensor.f64 = std::any_of(
+          tensor.sources.begin(), tensor.sources.end(),
+          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
       computed.push_back(t);
     } else if (IsIntegral(tensor.sources[0].dtype)) {
       MakeCopy(&tensor, mergekit, "copied (integers)");
@@ -162,9 +185,9 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
                            " in ", plan->origins[0]));
         }
       }
-    } else if (IsPassthrough(recipe)) {
+    } else if (plain && IsPassthrough(recipe)) {
       MakeCopy(&tensor, false, "copied");
-    } else if (IsExcluded(recipe.parameters, tensor.tensor.name)) {
+    } else if (plain && IsExcluded(recipe.parameters, tensor.tensor.name)) {
       MakeCopy(&tensor, false, "copied (excluded)");
     } else {
       diagnostics->Error(
@@ -205,18 +228,19 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
         tensor.sources.erase(tensor.sources.begin());
         tensor.base_source = false;
       }
+      if (!mergekit) MarkFromBase(*plan, &tensor);
       continue;
     }
-    const bool rounded =
-        recipe.input_dtype.has_value() && *recipe.input_dtype != tensor.sources[0].dtype;
-    if (tensor.tensor.dtype == tensor.sources[0].dtype && !rounded) {
+    const TensorSource& kept = tensor.sources[0];
+    const bool rounded = recipe.input_dtype.has_value() && *recipe.input_dtype != kept.dtype;
+    if (kept.form == nullptr && tensor.tensor.dtype == kept.dtype && !rounded) {
       MakeCopy(&tensor, false, "copied");
     } else {  // kept, in another dtype
       tensor.sources.resize(1);
       tensor.base_source = false;
       tensor.keep = true;
       tensor.program = MakeKeep();
-      tensor.tensor.f64 = tensor.sources[0].dtype == DType::kF64;
+      tensor.tensor.f64 = tensor.sources[0].value_dtype() == DType::kF64;
       tensor.what = "kept, dtype changed";
     }
   }

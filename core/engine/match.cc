@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 #include "core/recipe/expand.h"
 
@@ -19,30 +20,22 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 
 class Matcher {
  public:
-  Matcher(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+  Matcher(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
           Diagnostics* diagnostics)
       : plan_(plan),
-        checkpoints_(checkpoints),
+        inputs_(inputs),
         has_base_(has_base),
         mergekit_(plan->recipe.dialect == Recipe::Dialect::kMergekit),
-        diagnostics_(diagnostics) {
-    int first_file = 0;
-    for (const Checkpoint& checkpoint : checkpoints_) {
-      first_files_.push_back(first_file);
-      first_file += static_cast<int>(checkpoint.files().size());
-      plan_->inputs.insert(plan_->inputs.end(), checkpoint.files().begin(),
-                           checkpoint.files().end());
-    }
-  }
+        diagnostics_(diagnostics) {}
 
   void Match() {
     // Only heads that are written count, so that a tied one is not made up.
     const std::set<std::string> heads = WantedHeads();
     std::vector<std::vector<std::string>> names;
-    for (const Checkpoint& checkpoint : checkpoints_) names.push_back(NamesOf(checkpoint, heads));
+    for (const ModelInput& input : inputs_) names.push_back(NamesOf(input, heads));
     if (names[0].empty()) {
       diagnostics_->Error(Reason::kInputCorrupt,
-                          absl::StrCat(checkpoints_[0].uri().ToString(), " holds no tensors"));
+                          absl::StrCat(inputs_[0].uri().ToString(), " holds no tensors"));
       return;
     }
     const absl::StatusOr<std::vector<WantedTensor>> wanted =
@@ -60,31 +53,25 @@ class Matcher {
  private:
   std::set<std::string> WantedHeads() const {
     std::set<std::string> heads;
-    for (const Checkpoint& checkpoint : checkpoints_) {
-      for (const TensorInfo& info : checkpoint.tensors()) {
-        if (IsHeadName(info.name)) heads.insert(info.name);
+    for (const ModelInput& input : inputs_) {
+      // Native: what the first input has, and what an adapter makes.
+      const bool all = mergekit_ || &input == inputs_.data();
+      for (const std::string& name : all ? input.Names() : input.UntiedHeads()) {
+        if (IsHeadName(name)) heads.insert(name);
       }
-      if (!mergekit_) break;  // native: what the first input has
     }
     return heads;
   }
 
-  static std::vector<std::string> NamesOf(const Checkpoint& checkpoint,
+  static std::vector<std::string> NamesOf(const ModelInput& input,
                                           const std::set<std::string>& heads) {
-    std::vector<std::string> names;
-    for (const TensorInfo& info : checkpoint.tensors()) names.push_back(info.name);
+    std::vector<std::string> names = input.Names();
     for (const std::string& head : heads) {
-      if (checkpoint.Find(head) == nullptr && checkpoint.TiedStandIn(head) != nullptr) {
-        names.insert(std::lower_bound(names.begin(), names.end(), head), head);
-      }
+      const auto place = std::lower_bound(names.begin(), names.end(), head);
+      const bool there = place != names.end() && *place == head;
+      if (!there && input.Find(head).has_value()) names.insert(place, head);
     }
     return names;
-  }
-
-  // What feeds `name` of an input; null if it has no such tensor.
-  const TensorInfo* Find(int origin, const std::string& name) const {
-    const TensorInfo* info = checkpoints_[origin].Find(name);
-    return info != nullptr ? info : checkpoints_[origin].TiedStandIn(name);
   }
 
   // Counts faults of a kind and says whether this one is still listed.
@@ -100,10 +87,10 @@ class Matcher {
     bool complete = true;
     for (const SourceTensor& source : wanted.sources) {
       const std::string& origin = plan_->origins[source.origin];
-      const std::string uri = checkpoints_[source.origin].uri().ToString();
-      const TensorInfo* info = Find(source.origin, source.name);
+      const std::string uri = inputs_[source.origin].uri().ToString();
+      const std::optional<InputTensor> info = inputs_[source.origin].Find(source.name);
       if (!source.is_base) tensor.tensor.model_parameters.push_back(source.parameters);
-      if (info == nullptr) {
+      if (!info.has_value()) {
         complete = false;
         if (Listed(Reason::kTensorMissing)) {
           diagnostics_->Error(
@@ -127,24 +114,24 @@ class Matcher {
         }
         continue;
       }
-      if (tensor.sources.empty()) tensor.copy_bytes = info->bytes();
-      tensor.sources.push_back({first_files_[source.origin] + info->file, info->begin, info->dtype,
-                                source.origin, info->view});
+      if (tensor.sources.empty()) tensor.copy_bytes = info->bytes;
+      tensor.sources.push_back(info->source);
+      tensor.sources.back().origin = source.origin;
     }
     if (complete) plan_->tensors.push_back(std::move(tensor));
   }
 
   void WarnOfExtras(const std::vector<WantedTensor>& wanted) {
-    std::vector<std::set<absl::string_view>> used(checkpoints_.size());
+    std::vector<std::set<absl::string_view>> used(inputs_.size());
     for (const WantedTensor& tensor : wanted) {
       for (const SourceTensor& source : tensor.sources) used[source.origin].insert(source.name);
     }
-    for (size_t origin = 1; origin < checkpoints_.size(); ++origin) {
+    for (size_t origin = 1; origin < inputs_.size(); ++origin) {
       size_t extras = 0;
       std::string first;
-      for (const TensorInfo& info : checkpoints_[origin].tensors()) {
-        if (used[origin].contains(info.name)) continue;
-        if (extras++ == 0) first = info.name;
+      for (const std::string& name : inputs_[origin].Names()) {
+        if (used[origin].contains(name)) continue;
+        if (extras++ == 0) first = name;
       }
       if (extras > 0) {
         diagnostics_->Warning(absl::StrCat(
@@ -156,19 +143,18 @@ class Matcher {
   }
 
   Plan* plan_;
-  const std::vector<Checkpoint>& checkpoints_;
+  const std::vector<ModelInput>& inputs_;
   const bool has_base_;
   const bool mergekit_;
   Diagnostics* diagnostics_;
-  std::vector<int> first_files_;
   std::map<Reason, int> counts_;
 };
 
 }  // namespace
 
-absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
                           Diagnostics* diagnostics) {
-  Matcher(plan, checkpoints, has_base, diagnostics).Match();
+  Matcher(plan, inputs, has_base, diagnostics).Match();
   for (size_t i = 0; i < plan->tensors.size(); ++i) {
     plan->tensors[i].tensor.index = static_cast<int>(i);
   }

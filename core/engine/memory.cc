@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint/strided_view.h"
 #include "core/engine/plan.h"
+#include "core/engine/side_data.h"
 #include "core/engine/stack.h"
 #include "core/math/kernels.h"
 
@@ -28,6 +29,9 @@ struct Demand {
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
   uint64_t strided = 0;     // to gather a strided tensor, per thread
+  uint64_t side = 0;        // most side data of a tensor
+  uint64_t all_side = 0;    // of all tensors together
+  std::string side_name;
 };
 
 uint64_t Rows(const PlanTensor& tensor, uint64_t elements, uint64_t sinks) {
@@ -62,8 +66,17 @@ Demand Measure(const Plan& plan) {
     demand.sources = std::max<uint64_t>(demand.sources, tensor.sources.size());
     for (const TensorSource& source : tensor.sources) {
       if (source.view != nullptr) demand.strided = kStridedBlock;
+      if (source.form == nullptr) continue;
+      demand.fixed += 300 + 100 * source.form->side().size();
+      for (const SideTensor& side : source.form->side()) {
+        if (side.view != nullptr) demand.strided = kStridedBlock;
+      }
     }
     if (tensor.copied()) continue;
+    const uint64_t side = SideBytes(tensor);
+    demand.all_side += side;
+    if (side > demand.side) demand.side_name = tensor.tensor.name;
+    demand.side = std::max(demand.side, side);
     const uint64_t width = tensor.tensor.f64 ? 8 : 4;
     const auto elements = static_cast<uint64_t>(tensor.tensor.elements());
     const uint64_t sinks = tensor.keep ? 1 : tensor.program->sinks(tensor.tensor).size();
@@ -147,7 +160,8 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
   const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;
   const uint64_t reduce =
       chunks(demand.reduce_piece) + demand.regions + demand.counters + demand.leaf_lanes;
-  return demand.fixed + static_cast<uint64_t>(memory.threads) * std::max(write, reduce);
+  return demand.fixed + memory.side_pool +
+         static_cast<uint64_t>(memory.threads) * std::max(write, reduce);
 }
 
 // Ways to spend memory on one thread, the fastest first. None of it changes a byte of the result.
@@ -195,6 +209,7 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   const Demand demand = Measure(*plan);
   MemoryPlan memory;
   memory.chunk = kMinChunk;
+  memory.side_pool = demand.side;
   memory.smallest = Peak(demand, memory);
   if (memory.smallest > options.memory_budget) {
     std::string message =
@@ -205,6 +220,9 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
       absl::StrAppend(&message, " because ", demand.whole_name,
                       " is computed as a whole; raise --memory-budget, or add '", demand.whole_name,
                       "' to `exclude`");
+    } else if (demand.side > options.memory_budget / 4) {
+      absl::StrAppend(&message, ", of which the factors and scales for ", demand.side_name,
+                      " take ", FormatBytes(demand.side), "; raise --memory-budget");
     } else {
       absl::StrAppend(&message, "; raise --memory-budget");
     }
@@ -215,7 +233,11 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   for (int threads = std::max(1, options.threads); threads > 0 && !fits; --threads) {
     for (MemoryPlan choice : Choices(*plan, options)) {
       choice.threads = threads;
+      // Threads that meet in one tensor share its side data; only one tensor at a time must fit.
+      choice.side_pool = std::min(demand.all_side, demand.side * static_cast<uint64_t>(threads));
       fits = Peak(demand, choice) <= options.memory_budget;
+      if (!fits) choice.side_pool = demand.side;
+      fits = fits || Peak(demand, choice) <= options.memory_budget;
       if (!fits) continue;
       memory = choice;
       break;

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
 #include "core/checkpoint/strided_view.h"
-#include "core/engine/stream.h"
+#include "core/engine/inputs.h"
 #include "core/math/linalg.h"
 #include "core/recipe/expand.h"
 #include "nlohmann/json.hpp"
@@ -20,8 +20,6 @@ namespace {
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
 constexpr int kPlanVersion = 2;
 
-constexpr size_t kOpenThreads = 8;
-
 int CpuCount() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -30,66 +28,6 @@ int CpuCount() {
 }
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
-
-// One input while it is opened.
-struct Opening {
-  Uri uri;
-  std::string field;
-  SourceLocation location;
-  absl::StatusOr<Checkpoint> checkpoint = absl::UnknownError("not opened");
-  Diagnostics diagnostics = {};
-};
-
-// In the order of the recipe, findings too; remote inputs are asked side by side.
-absl::StatusOr<std::vector<Checkpoint>> OpenInputs(Storage& storage, const Recipe& recipe,
-                                                   const OpenOptions& open_options,
-                                                   const CallOptions& call, Plan* plan,
-                                                   Diagnostics* diagnostics) {
-  std::vector<Opening> openings;
-  bool remote = false;
-  const auto add = [&](const Uri& uri, const std::string& name, const std::string& field,
-                       const SourceLocation& location) {
-    plan->origins.push_back(name);
-    openings.push_back({.uri = uri, .field = field, .location = location});
-    remote = remote || IsRemote(uri);
-  };
-  if (recipe.base.has_value()) add(*recipe.base, "base", "base", {});
-  for (size_t i = 0; i < recipe.models.size(); ++i) {
-    const RecipeModel& model = recipe.models[i];
-    add(model.uri, model.name, absl::StrCat("models[", i, "]"), model.location);
-  }
-  const auto open = [&](Opening* opening) {
-    const absl::Status guarded = Guarded([&] {
-      opening->checkpoint =
-          Checkpoint::Open(storage, opening->uri, call, &opening->diagnostics, open_options);
-      return absl::OkStatus();
-    });
-    if (!guarded.ok()) opening->checkpoint = guarded;
-  };
-  if (remote && openings.size() > 1) {
-    IoPool pool(static_cast<int>(std::min(kOpenThreads, openings.size())), "open");
-    for (Opening& opening : openings) pool.Submit([&open, &opening] { open(&opening); });
-  } else {
-    for (Opening& opening : openings) open(&opening);
-  }
-  std::vector<Checkpoint> checkpoints;
-  for (Opening& opening : openings) {
-    for (const Diagnostic& item : opening.diagnostics.items()) {
-      if (item.is_error) {
-        diagnostics->Error(item.reason, item.message, item.field, item.location);
-      } else {
-        diagnostics->Warning(item.message, item.field, item.location);
-      }
-    }
-    if (opening.checkpoint.ok()) {
-      checkpoints.push_back(*std::move(opening.checkpoint));
-    } else {
-      diagnostics->Add(opening.checkpoint.status(), opening.field, opening.location);
-    }
-  }
-  RETURN_IF_ERROR(diagnostics->ToStatus());
-  return checkpoints;
-}
 
 // What recipes can say and the engine cannot do.
 void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
@@ -105,18 +43,12 @@ void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
     diagnostics->Error(Reason::kUnsupported, absl::StrCat("setting a chat template is ", kNotYet),
                        "chat_template");
   }
-  const auto refuse_adapter = [&](const std::string& field) {
-    diagnostics->Error(Reason::kUnsupported, absl::StrCat("LoRA adapters are ", kNotYet), field);
-  };
-  if (recipe.base_adapter.has_value()) refuse_adapter("base_model");
-  for (size_t i = 0; i < recipe.models.size(); ++i) {
-    if (recipe.models[i].adapter.has_value()) refuse_adapter(absl::StrCat("models[", i, "]"));
-  }
 }
 
 // config.json and sidecars come from the base, without one from the first model.
-absl::Status AddBlobs(Storage& storage, const Checkpoint& donor, const CallOptions& call,
+absl::Status AddBlobs(Storage& storage, const ModelInput& input, const CallOptions& call,
                       Plan* plan) {
+  const Checkpoint& donor = input.checkpoint();
   if (donor.config().has_value()) {
     ConfigChanges changes;
     changes.dtype = plan->recipe.output.dtype;
@@ -126,6 +58,9 @@ absl::Status AddBlobs(Storage& storage, const Checkpoint& donor, const CallOptio
     const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
     if (layers.size() == 1) changes.layers = layers[0].layers;
     ASSIGN_OR_RETURN(std::string config, ReconcileConfig(*donor.config(), changes));
+    if (input.is_quantised()) {
+      ASSIGN_OR_RETURN(config, DropQuantisation(config));
+    }
     plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
   }
   ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars, FindSidecars(storage, donor, call));
@@ -154,7 +89,9 @@ std::string DigestOf(const Plan& plan) {
     absl::StrAppend(&sources, tensor.tensor.name, tensor.copied() ? " copied" : "", "\n");
     for (const TensorSource& source : tensor.sources) {
       absl::StrAppend(&sources, source.file, " ", source.begin, " ", NameOf(source.dtype),
-                      source.view == nullptr ? "" : " " + source.view->ToString(), "\n");
+                      source.view == nullptr ? "" : " " + source.view->ToString(),
+                      source.from_base ? " from the base" : "", "\n");
+      if (source.form != nullptr) absl::StrAppend(&sources, source.form->Describe(), "\n");
     }
   }
   json["sources"] = Sha256Hex(sources);
@@ -219,12 +156,12 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
-  ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints,
+  ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,
                    OpenInputs(storage, recipe, {options.header_cache, options.allow_pickle}, call,
                               plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
-  RETURN_IF_ERROR(MatchTensors(plan.get(), checkpoints, recipe.base.has_value(), diagnostics));
+  RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
   if (recipe.mask.has_value()) {
     const absl::StatusOr<Checkpoint> mask =
         Checkpoint::Open(storage, *recipe.mask, call, diagnostics, {options.header_cache});
@@ -243,7 +180,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, checkpoints[0], call, plan.get()));
+  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
   for (const InputFile& input : plan->inputs) {
     plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
   }

@@ -13,6 +13,7 @@
 #include "core/base/diagnostics.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/engine/engine.h"
+#include "core/engine/source_form.h"
 #include "core/math/kernels.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
@@ -21,12 +22,18 @@ namespace orthomerge {
 
 // Where one tensor of one input lies.
 struct TensorSource {
-  int file = 0;        // index into Plan::inputs
-  uint64_t begin = 0;  // byte in that file
-  DType dtype = DType::kF32;
+  int file = 0;                                       // index into Plan::inputs
+  uint64_t begin = 0;                                 // byte in that file
+  DType dtype = DType::kF32;                          // of the bytes
   int origin = 0;                                     // index into Plan::origins
   std::shared_ptr<const StridedView> view = nullptr;  // as in TensorInfo
-  bool bits = false;                                  // a mask as SinkSpec::bits writes it
+  std::shared_ptr<const SourceForm> form = nullptr;   // null: the bytes are the elements
+  // Rows of task vectors: the source is the base's with something added, so the row is what `form`
+  // adds (without one, 0), and no bytes are read.
+  bool from_base = false;
+  bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
+
+  DType value_dtype() const { return form == nullptr ? dtype : form->dtype(); }
 };
 
 struct PlanTensor {
@@ -106,6 +113,7 @@ struct MemoryPlan {
   uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
   uint64_t solve_pool = 0;     // for tensors that are solved in memory, all threads together
+  uint64_t side_pool = 0;      // for side data (side_data.h), all threads together
 };
 
 class Plan {
@@ -168,8 +176,10 @@ bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor);
 // Memory that this takes: the bytes of all sources, partials, rows.
 uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
 
+class ModelInput;  // inputs.h
+
 // Steps of MakePlan; each is pure but for reading headers.
-absl::Status MatchTensors(Plan* plan, const std::vector<Checkpoint>& checkpoints, bool has_base,
+absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
                           Diagnostics* diagnostics);  // match.cc
 // Gives every tensor that `mask` has one for its mask as the last source.
 absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostics);  // rebuild.cc

@@ -213,6 +213,8 @@ class ReduceWorker : public StageWorker {
     const Segment& leaf = Leaves(taken_.front())[piece.index];
     if (!begun_) reducer_.Reset(PartialWidth(context_.plan, round_, tensor));
     begun_ = true;
+    ASSIGN_OR_RETURN(const HeldSideData side, context_.side_data.Get(tensor));
+    stack_.UseSideData(&side);
     reducer_.Feed(tensor, piece.first, piece.count, bytes);
     if (!reducer_.exact() && piece.first + piece.count == leaf.first + leaf.count) {
       reducer_.FinishLeaf(&sums_);

@@ -211,7 +211,8 @@ class Run {
   }
 
   absl::Status RunStages() {
-    const StageContext context{storage_, plan_, *work_area_, call_, &traffic_};
+    SideData side_data(storage_, plan_, call_, &traffic_);
+    const StageContext context{storage_, plan_, *work_area_, call_, &traffic_, side_data};
     Solved solved;
     solved.rounds.resize(plan_.rounds.size());
     for (size_t r = 0; r < plan_.rounds.size(); ++r) {

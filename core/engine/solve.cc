@@ -72,6 +72,8 @@ absl::Status TensorSolver::SolveNow(const PlanTensor& tensor, Memory* memory) {
   RETURN_IF_ERROR(ReadSegment(context_.storage, plan, {tensor.tensor.index, 0, elements, 0},
                               context_.call, context_.traffic, io_.get(), &memory->bytes,
                               &sources));
+  ASSIGN_OR_RETURN(const HeldSideData side, context_.side_data.Get(tensor));
+  memory->stack.UseSideData(&side);
   for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
     if (!TakesPart(tensor, round) || !tensor.program->needs_round(round, *solved_)) continue;
     Reducer reducer(plan, round, *solved_, &memory->stack);

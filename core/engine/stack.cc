@@ -1,25 +1,23 @@
 #include "core/engine/stack.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <new>
 
+#include "core/engine/side_data.h"
 #include "core/math/kernels.h"
 
 namespace orthomerge {
 namespace {
 
 constexpr size_t kAlignment = 64;
+// malloc would keep larger blocks that come and go, in pieces that fit nobody.
+constexpr size_t kMapped = kMiB;
 
 size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-int64_t LoadRow(DType dtype, const char* from, float* to, int64_t n) {
-  return BestKernels().load(dtype, from, to, n);
-}
-int64_t LoadRow(DType dtype, const char* from, double* to, int64_t n) {
-  return LoadF64(dtype, from, to, n);
-}
 
 template <class T>
 void LoadBits(const char* from, T* to, int64_t n) {
@@ -33,16 +31,35 @@ void SubtractRow(const double* a, const double* b, double factor, double* to, in
   for (int64_t i = 0; i < n; ++i) to[i] = (a[i] - b[i]) * factor;
 }
 
+template <class T>
+void ScaleRow(double factor, T* row, int64_t n) {
+  if (factor == 1) return;
+  for (int64_t i = 0; i < n; ++i) row[i] *= static_cast<T>(factor);
+}
+
 }  // namespace
 
-void Scratch::Free::operator()(char* p) const { std::free(p); }
+void Scratch::Free::operator()(char* p) const {
+  if (mapped > 0) {
+    munmap(p, mapped);
+  } else {
+    std::free(p);
+  }
+}
 
 char* Scratch::Get(size_t bytes) {
   if (bytes > size_) {
     data_.reset();
     size_ = RoundUp(bytes);
-    data_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, size_)));
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (size_ >= kMapped) {
+      void* const p =
+          mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (p == MAP_FAILED) throw std::bad_alloc();
+      data_ = {static_cast<char*>(p), Free{size_}};
+    } else {
+      data_ = {static_cast<char*>(std::aligned_alloc(kAlignment, size_)), Free{0}};
+      if (data_ == nullptr) throw std::bad_alloc();
+    }
   }
   return data_.get();
 }
@@ -59,6 +76,23 @@ void Stack::Release() {
 }
 
 template <class T>
+int64_t Stack::LoadRow(const PlanTensor& tensor, size_t source, const char* bytes, T* row) const {
+  const TensorSource& from = tensor.sources[source];
+  const int64_t n = region_.elements;
+  if (from.bits) {
+    LoadBits(bytes, row, n);
+    return 0;
+  }
+  if (from.form == nullptr) {
+    if (!from.from_base) return LoadElements(from.dtype, bytes, row, n);
+    std::fill(row, row + n, T{0});
+    return 0;
+  }
+  const FormInput input{region_.offset, n, bytes, side_->of(source)};
+  return from.from_base ? from.form->LoadAdded(input, row) : from.form->Load(input, row);
+}
+
+template <class T>
 void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const char* const> bytes,
                     StackUse use, int64_t* nonfinite) {
   const int64_t n = region_.elements;
@@ -68,11 +102,7 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   const auto row = [&](size_t s) { return reinterpret_cast<T*>(memory + row_bytes_ * s); };
   bool finite = true;
   for (size_t s = 0; s < sources; ++s) {
-    if (tensor.sources[s].bits) {
-      LoadBits(bytes[s], row(s), n);
-      continue;
-    }
-    const int64_t bad = LoadRow(tensor.sources[s].dtype, bytes[s], row(s), n);
+    const int64_t bad = LoadRow(tensor, s, bytes[s], row(s));
     if (plan.recipe.input_dtype.has_value()) RoundTo(*plan.recipe.input_dtype, row(s), n);
     if (bad > 0) finite = false;
     if (bad > 0 && nonfinite != nullptr) nonfinite[s] += bad;
@@ -91,7 +121,9 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   region_.base = tensor.base_source ? row(0) : nullptr;
   row_pointers_.clear();
   for (size_t s = first; s < sources; ++s) {
-    if (plan.method->wants_task_vectors() && tensor.base_source) {
+    if (tensor.sources[s].from_base) {
+      ScaleRow(plan.row_factors[tensor.sources[s].origin], row(s), n);
+    } else if (plan.method->wants_task_vectors() && tensor.base_source) {
       SubtractRow(row(s), row(0), plan.row_factors[tensor.sources[s].origin], row(s), n);
     }
     if (!finite && use == StackUse::kReduce) {

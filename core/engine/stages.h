@@ -8,6 +8,7 @@
 
 #include "core/engine/plan.h"
 #include "core/engine/publish.h"
+#include "core/engine/side_data.h"
 #include "core/engine/stream.h"
 #include "core/engine/work_area.h"
 
@@ -19,6 +20,7 @@ struct StageContext {
   WorkArea& work_area;
   CallOptions call;
   Traffic* traffic;
+  SideData& side_data;
 };
 
 // Runs the tasks of `round` that have no result yet and solves it: solved->rounds[round], which

@@ -360,6 +360,8 @@ class WriteWorker : public StageWorker {
     if (IsSolvedInMemory(context_.plan, tensor)) {
       RETURN_IF_ERROR(solver_->Solve(tensor, &solver_memory_));
     }
+    ASSIGN_OR_RETURN(const HeldSideData side, context_.side_data.Get(tensor));
+    stack_.UseSideData(&side);
     std::vector<const char*> at(bytes.begin(), bytes.end());
     std::vector<int64_t> nonfinite(at.size(), 0);
     int64_t overflows = 0;

@@ -132,26 +132,43 @@ void Subtract(const float* a, const float* b, float factor, float* __restrict ds
   }
 }
 
+typedef float FloatVector __attribute__((vector_size(ORTHOMERGE_VECTOR_BYTES)));
+constexpr int kFloatsPerVector = ORTHOMERGE_VECTOR_BYTES / 4;
+
+// Elements [start, start + kCount vectors), whose sums stay in registers.
+template <int kCount>
+void SumVectors(const float* base, const float* const* rows, const float* c, int k, float* dst,
+                int64_t start) {
+  const auto load = [start](const float* row, int v) {
+    FloatVector x;
+    std::memcpy(&x, row + start + v * kFloatsPerVector, sizeof(x));  // of any alignment
+    return x;
+  };
+  FloatVector sums[kCount];
+  for (int v = 0; v < kCount; ++v) sums[v] = c[0] * load(rows[0], v);
+  for (int j = 1; j < k; ++j) {
+    for (int v = 0; v < kCount; ++v) sums[v] = sums[v] + c[j] * load(rows[j], v);
+  }
+  for (int v = 0; v < kCount; ++v) {
+    if (base != nullptr) sums[v] = load(base, v) + sums[v];
+    std::memcpy(dst + start + v * kFloatsPerVector, &sums[v], sizeof(sums[v]));
+  }
+}
+
 void WeightedSum(const float* base, const float* const* rows, const float* c, int k, float* dst,
                  int64_t n) {
-  constexpr int64_t kBlock = 256;
-  float sum[kBlock];
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const int64_t count = std::min(kBlock, n - start);
-    const float* row = rows[0] + start;
-    for (int64_t i = 0; i < count; ++i) sum[i] = c[0] * row[i];
-    for (int j = 1; j < k; ++j) {
-      row = rows[j] + start;
-      const float factor = c[j];
-      for (int64_t i = 0; i < count; ++i) sum[i] = sum[i] + factor * row[i];
-    }
-    float* out = dst + start;
-    if (base == nullptr) {
-      for (int64_t i = 0; i < count; ++i) out[i] = sum[i];
-    } else {
-      const float* b = base + start;
-      for (int64_t i = 0; i < count; ++i) out[i] = b[i] + sum[i];
-    }
+  constexpr int kWide = 8;
+  int64_t i = 0;
+  for (; i + kWide * kFloatsPerVector <= n; i += kWide * kFloatsPerVector) {
+    SumVectors<kWide>(base, rows, c, k, dst, i);
+  }
+  for (; i + kFloatsPerVector <= n; i += kFloatsPerVector) {
+    SumVectors<1>(base, rows, c, k, dst, i);
+  }
+  for (; i < n; ++i) {
+    float sum = c[0] * rows[0][i];
+    for (int j = 1; j < k; ++j) sum = sum + c[j] * rows[j][i];
+    dst[i] = base == nullptr ? sum : base[i] + sum;
   }
 }
 

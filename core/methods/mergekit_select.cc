@@ -83,21 +83,28 @@ class SceProgram : public TypedProgram<SceProgram> {
     const std::vector<uint8_t> selected = Select<T>(region, solved);
     const std::vector<double>& w = solved.rounds[first_round_ + square_round_].tensors[index_];
     const T* base = region.base_as<T>();
-    for (int64_t i = 0; i < region.elements; ++i) {
-      double vote = 0, sum = 0, weight = 0;
-      for (size_t k = 0; k < models_; ++k) vote += region.row_as<T>(k)[i];
-      for (size_t k = 0; k < models_; ++k) {
-        const double x = region.row_as<T>(k)[i];
-        const bool elected = vote >= 0 ? x > 0 : x < 0;
-        sum += elected ? w[k] * x : 0.0;
-        weight += elected ? w[k] : 0.0;
+    const auto n = static_cast<size_t>(region.elements);
+    std::vector<double> vote(n, 0.0), sum(n, 0.0), weight(n, 0.0);
+    for (size_t k = 0; k < models_; ++k) {
+      const T* row = region.row_as<T>(k);
+      for (size_t i = 0; i < n; ++i) vote[i] += row[i];
+    }
+    for (size_t k = 0; k < models_; ++k) {
+      const T* row = region.row_as<T>(k);
+      for (size_t i = 0; i < n; ++i) {
+        const bool elected = vote[i] >= 0 ? row[i] > 0 : row[i] < 0;
+        sum[i] += elected ? w[k] * row[i] : 0.0;
+        weight[i] += elected ? w[k] : 0.0;
       }
-      out[i] = selected[i] != 0 ? static_cast<T>(base[i] + sum / std::max(weight, 1e-6)) : base[i];
+    }
+    for (size_t i = 0; i < n; ++i) {
+      out[i] =
+          selected[i] != 0 ? static_cast<T>(base[i] + sum[i] / std::max(weight[i], 1e-6)) : base[i];
     }
     CarryNonFinite(region, out);
   }
 
-  int64_t working_bytes(int64_t elements) const override { return 9 * elements; }
+  int64_t working_bytes(int64_t elements) const override { return 49 * elements; }
   std::string description() const override { return "selected, sign elected, weighted"; }
 
  private:
@@ -106,17 +113,20 @@ class SceProgram : public TypedProgram<SceProgram> {
   // Between the models, of each element.
   template <class T>
   std::vector<T> Variances(const Region& region) const {
-    std::vector<T> variances(static_cast<size_t>(region.elements));
+    const auto n = static_cast<size_t>(region.elements);
     const auto k = static_cast<double>(models_);
-    for (int64_t i = 0; i < region.elements; ++i) {
-      double sum = 0, squares = 0;
-      for (size_t m = 0; m < models_; ++m) sum += region.row_as<T>(m)[i];
-      for (size_t m = 0; m < models_; ++m) {
-        const double distance = region.row_as<T>(m)[i] - sum / k;
-        squares += distance * distance;
-      }
-      variances[i] = static_cast<T>(squares / k);
+    std::vector<double> mean(n, 0.0), squares(n, 0.0);
+    for (size_t m = 0; m < models_; ++m) {
+      const T* row = region.row_as<T>(m);
+      for (size_t i = 0; i < n; ++i) mean[i] += row[i];
     }
+    for (double& x : mean) x /= k;
+    for (size_t m = 0; m < models_; ++m) {
+      const T* row = region.row_as<T>(m);
+      for (size_t i = 0; i < n; ++i) squares[i] += (row[i] - mean[i]) * (row[i] - mean[i]);
+    }
+    std::vector<T> variances(n);
+    for (size_t i = 0; i < n; ++i) variances[i] = static_cast<T>(squares[i] / k);
     return variances;
   }
 

@@ -105,7 +105,7 @@ class SparseProgram : public TensorProgram {
 
   int64_t working_bytes(int64_t elements) const override {
     const auto rows = static_cast<int64_t>(sparsity_.rows().size());
-    return (rows + 8) * elements + (sparsity_.by_row() ? 16 * columns_ : 0);
+    return (rows + 8) * elements + 2048 * rows + (sparsity_.by_row() ? 32 * columns_ : 0);
   }
   std::string description() const override {
     return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
@@ -123,11 +123,14 @@ class SparseProgram : public TensorProgram {
       const T* x = region.row_as<T>(k);
       double* before = &partial.lanes[2 * k * kLanes];
       double* after = before + kLanes;
-      for (int64_t i = 0; i < region.elements; ++i) {
-        const double magnitude = std::abs(x[i]);
-        const auto lane = static_cast<size_t>(region.offset + i) % kLanes;
-        before[lane] += magnitude;
-        after[lane] += keep[i] != 0 ? magnitude : 0.0;
+      // Regions start where the lanes do.
+      for (int64_t start = 0; start < region.elements; start += kLanes) {
+        const int64_t count = std::min<int64_t>(kLanes, region.elements - start);
+        for (int64_t lane = 0; lane < count; ++lane) {
+          const double magnitude = std::abs(x[start + lane]);
+          before[lane] += magnitude;
+          after[lane] += keep[start + lane] != 0 ? magnitude : 0.0;
+        }
       }
     }
   }
@@ -141,14 +144,18 @@ class SparseProgram : public TensorProgram {
     for (size_t k = 0; k < models; ++k) sparsity_.Keep<T>(region, k, solved, &keep[k]);
     const std::vector<double> c = Factors(solved);
     const double total = TotalWeight(sparsity_.rows());
+    std::vector<double> entries(models * kBlock);
     for (int64_t start = 0; start < region.elements; start += kBlock) {
       const int64_t count = std::min(kBlock, region.elements - start);
-      const auto entry = [&](size_t k, int64_t i) {
-        return keep[k][start + i] != 0 ? c[k] * region.row_as<T>(k)[start + i] : 0.0;
-      };
       std::fill_n(vote, count, 0.0);
       for (size_t k = 0; k < models; ++k) {
-        for (int64_t i = 0; i < count; ++i) vote[i] += entry(k, i);
+        const T* x = region.row_as<T>(k) + start;
+        const uint8_t* kept = &keep[k][start];
+        double* entry = &entries[k * kBlock];
+        for (int64_t i = 0; i < count; ++i) {
+          entry[i] = kept[i] != 0 ? c[k] * x[i] : 0.0;
+          vote[i] += entry[i];
+        }
       }
       std::copy_n(vote, count, sum);
       std::fill_n(weight, count, total);
@@ -156,11 +163,12 @@ class SparseProgram : public TensorProgram {
         std::fill_n(sum, count, 0.0);
         std::fill_n(weight, count, 0.0);
         for (size_t k = 0; k < models; ++k) {
+          const double* entry = &entries[k * kBlock];
+          const double own_weight = sparsity_.rows()[k].weight;
           for (int64_t i = 0; i < count; ++i) {
-            const double x = entry(k, i);
-            const bool elected = vote[i] >= 0 ? x > 0 : x < 0;
-            sum[i] += elected ? x : 0.0;
-            weight[i] += elected ? sparsity_.rows()[k].weight : 0.0;
+            const bool elected = vote[i] >= 0 ? entry[i] > 0 : entry[i] < 0;
+            sum[i] += elected ? entry[i] : 0.0;
+            weight[i] += elected ? own_weight : 0.0;
           }
         }
       }

@@ -46,6 +46,8 @@ struct Cut {
   bool falling = false;  // above are, of the equal ones, those up to `index`; else those from it
   int64_t index = 0;
 
+  // Whether Above(x, i) is x >= number.
+  bool decides_by_number() const { return !all && !none && !falling && index == 0; }
   bool Above(T x, int64_t i) const {
     if (x != number || all || none) return !none && (all || x > number);
     return falling ? i <= index : i >= index;

@@ -120,9 +120,6 @@ TEST_F(OpenTest, NamesWhatIsNotReadYet) {
   Add("/h5/config.json", "{}");
   ExpectError(Open("/h5").status(), Reason::kUnsupported, {"/h5", "model.h5", "convert"});
   ExpectError(Open("/h5/model.h5").status(), Reason::kUnsupported, {"model.h5", "convert"});
-  Add("/lora/adapter_config.json", "{}");
-  Add("/lora/adapter_model.safetensors", FileWith({{"a", 1}}));
-  ExpectError(Open("/lora").status(), Reason::kUnsupported, {"/lora", "adapter"});
 }
 
 TEST_F(OpenTest, TorchFiles) {

@@ -14,10 +14,11 @@ void ExpectFault(const std::string& bytes, Reason reason, const std::vector<std:
 }
 
 TEST(Pickle, PlainValues) {
-  const auto pickle = ParsePickle(
+  const std::string bytes =
       Whole("(NK\x07M\x01\x02J\xf9\xff\xff\xff\x8a\x06" + LittleEndianBytes(uint64_t{1} << 40, 6) +
             "\x8a" + std::string(1, '\0') + "\x8a\x01\xff\x8a\x09" + std::string(9, '\1') + "G" +
-            std::string(8, '\0') + "\x88\x89" + Text("na\xc3\xafve") + "](K\1K\2et"));
+            std::string(8, '\0') + "\x88\x89" + Text("na\xc3\xafve") + "](K\1K\2et");
+  const auto pickle = ParsePickle(bytes);
   ASSERT_TRUE(pickle.ok()) << pickle.status();
   const PickleValue& root = *pickle->root;
   ASSERT_EQ(root.kind, Kind::kTuple);

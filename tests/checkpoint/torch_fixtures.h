@@ -13,7 +13,7 @@ namespace orthomerge {
 
 inline std::string LittleEndianBytes(uint64_t value, int width) {
   std::string bytes;
-  for (int i = 0; i < width; ++i) bytes += static_cast<char>(value >> (8 * i));
+  for (int i = 0; i < width; ++i, value >>= 8) bytes += static_cast<char>(value);
   return bytes;
 }
 

@@ -118,6 +118,67 @@ TEST_F(TorchInputsTest, FromS3) {
   EXPECT_EQ(ModelFiles(Path("out")), wanted);
 }
 
+// 8-bit codes and their scales, both stored by columns, with adapters on top.
+TEST_F(TorchInputsTest, FormsOfViews) {
+  using namespace pickled;  // NOLINT: the pieces of the pickle below
+  const std::string config =
+      R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})";
+  std::mt19937_64 random(9);
+  const TestModel base = {RandomTensor("turned.weight", DType::kF8E4M3, {kRows, kColumns}, random),
+                          RandomTensor("turned.weight_scale_inv", DType::kF32, {3, 4}, random)};
+  WriteModel(Path("base"), base, config);
+  const std::string type = Name("torch", "float8_e4m3fn");
+  const std::string untyped =
+      StorageOf(Name("torch.storage", "UntypedStorage"), "0", kRows * kColumns);
+  const std::string codes = Call(
+      Name("torch._utils", "_rebuild_tensor_v3"),
+      {untyped, Int(0), Ints({kRows, kColumns}), Ints({1, kRows}), "\x89", OrderedDict(), type});
+  const auto by_columns = [](const TestTensor& tensor, size_t width) {
+    const auto rows = static_cast<size_t>(tensor.shape[0]);
+    const auto columns = static_cast<size_t>(tensor.shape[1]);
+    std::string bytes;
+    for (size_t c = 0; c < columns; ++c) {
+      for (size_t r = 0; r < rows; ++r) {
+        bytes += tensor.bytes.substr((r * columns + c) * width, width);
+      }
+    }
+    return bytes;
+  };
+  WriteFile(Path("base-torch/pytorch_model.bin"),
+            TorchFile(Whole(Dict({{"turned.weight", codes},
+                                  {"turned.weight_scale_inv",
+                                   Tensor(FloatStorage("1", 12), 0, {3, 4}, {1, 3})}})),
+                      {{"0", by_columns(base[0], 1)}, {"1", by_columns(base[1], 4)}}));
+  WriteFile(Path("base-torch/config.json"), config);
+  for (const std::string name : {"m0", "m1"}) {
+    const std::string prefix = "base_model.model.turned.lora_";
+    WriteModel(Path(name + "-lora"),
+               {RandomTensor(prefix + "A.weight", DType::kF32, {2, kColumns}, random),
+                RandomTensor(prefix + "B.weight", DType::kF32, {kRows, 2}, random)});
+    std::filesystem::rename(Path(name + "-lora/model.safetensors"),
+                            Path(name + "-lora/adapter_model.safetensors"));
+    WriteFile(Path(name + "-lora/adapter_config.json"), R"({"peft_type":"LORA","r":2})");
+  }
+  for (const char* method : {"average", "task_arithmetic", "awd", "ties"}) {
+    SCOPED_TRACE(method);
+    Recipe recipe = MakeRecipe(method, 2);
+    for (RecipeModel& model : recipe.models) model.uri = UriOf(model.name + "-lora");
+    Run(recipe);
+    const auto wanted = ModelFiles(Path("out"));
+    std::filesystem::remove_all(Path("out"));
+    recipe.base = UriOf("base-torch");
+    for (const int threads : {1, 3}) {
+      EngineOptions options;
+      options.allow_pickle = true;
+      options.threads = threads;
+      options.chunk_size = 64 * kKiB;
+      Run(recipe, options);
+      EXPECT_EQ(ModelFiles(Path("out")), wanted);
+      std::filesystem::remove_all(Path("out"));
+    }
+  }
+}
+
 TEST_F(TorchInputsTest, TheViewsAreInTheDigest) {
   EngineOptions options;
   options.allow_pickle = true;
