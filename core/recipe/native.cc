@@ -158,9 +158,24 @@ class NativeReader {
     for (size_t i = 0; i < entry->value.items.size(); ++i) {
       ReadModel(entry->value.items[i], Index("models", i), top);
     }
-    reader_.CheckModelCount(entry->value.items.size(), method_, "models", entry->key_location);
     NameModels(&recipe_.models);
     WarnAboutRepeats(recipe_, &reader_.diagnostics());
+    const size_t removed = RemoveWeightless();
+    reader_.CheckModelCount(entry->value.items.size() - removed, method_, "models",
+                            entry->key_location, removed == 0 ? "" : " whose weight is not 0");
+  }
+
+  // A model of weight 0 has no part in the merge, whatever a method does with task vectors of
+  // zeros, and is not read. Where `task` names a model by its number, all keep theirs.
+  size_t RemoveWeightless() {
+    if (recipe_.parameters.contains("task")) return 0;
+    for (const RecipeModel& model : recipe_.models) {
+      if (model.weight != 0) continue;
+      reader_.diagnostics().Warning(
+          absl::StrCat(Quote(model.name), " has weight 0: it takes no part and is not read"),
+          "models", model.location);
+    }
+    return std::erase_if(recipe_.models, [](const RecipeModel& m) { return m.weight == 0; });
   }
 
   void ReadModel(const YamlValue& item, const std::string& field, const GivenParameters& top) {
