@@ -35,7 +35,7 @@ struct ParameterSchema {
 struct MethodSchema {
   std::string name;     // "awd"; "mergekit.linear" for mergekit's definition
   std::string summary;  // one line
-  std::string source;   // paper or tool, e.g. "arXiv 2411.18729"
+  std::string source;   // paper or tool, e.g. "Xiong et al., arXiv 2411.18729"
   bool needs_base = false;
   // mergekit: base_model takes part as one more model. Else the base is given apart from the models
   // (subtracted, or named in the formula) and does not count in the two numbers below.

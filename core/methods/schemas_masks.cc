@@ -58,8 +58,8 @@ ParameterSchema Task() {
 void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   methods->push_back({
       .name = "breadcrumbs",
-      .summary = "Model Breadcrumbs: masks outliers and small entries per row, then adds",
-      .source = "arXiv 2312.06795",
+      .summary = "Model Breadcrumbs: masks outliers and small entries row by row, then adds",
+      .source = "Davari and Belilovsky, arXiv 2312.06795",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact",
@@ -69,8 +69,9 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "consensus",
-      .summary = "Consensus merging: keeps the entries that several tasks use",
-      .source = "arXiv 2405.07813",
+      .summary = "Consensus merging: adds the entries that several tasks use (after task "
+                 "arithmetic or TIES)",
+      .source = "Wang et al., arXiv 2405.07813",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact",
@@ -88,8 +89,8 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "dare",
-      .summary = "DARE: drops entries at random, rescales the others, then adds",
-      .source = "arXiv 2311.03099",
+      .summary = "Drops entries at random and rescales the others, then adds; also a transform",
+      .source = "Yu et al., arXiv 2311.03099",
       .needs_base = true,
       .is_transform = true,
       .accepts_transform = true,
@@ -106,8 +107,9 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "emr",
-      .summary = "EMR-Merging: one unified task vector, a mask and a rescaler per task",
-      .source = "arXiv 2405.17461",
+      .summary = "One unified task vector, and a mask and a rescaler per task beside it; or one "
+                 "task's model",
+      .source = "Huang et al., arXiv 2405.17461",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact",
@@ -115,8 +117,8 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "pcb",
-      .summary = "PCB-Merging: balances entries by their competition within and between tasks",
-      .source = "arXiv 2410.02396",
+      .summary = "Balances entries by how they compete within and between tasks",
+      .source = "Du et al., arXiv 2410.02396",
       .needs_base = true,
       .max_models = 500,
       .accepts_transform = true,
@@ -133,8 +135,8 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "tall_masks",
-      .summary = "TALL-masks: the multi-task vector and, per task, a mask that rebuilds its model",
-      .source = "arXiv 2405.07813",
+      .summary = "The summed task vectors, and a mask per task beside them; or one task's model",
+      .source = "Wang et al., arXiv 2405.07813",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact",
@@ -142,8 +144,8 @@ void AddMaskSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "tatr",
-      .summary = "TATR (zero-shot): task arithmetic on entries where no task disturbs another",
-      .source = "arXiv 2501.15065",
+      .summary = "Trust region (zero-shot): adds only entries in which no task disturbs another",
+      .source = "Sun et al., arXiv 2501.15065",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact (quantile by counting)",

@@ -49,8 +49,8 @@ ParameterSchema Steps(int64_t value) {
 void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   methods->push_back({
       .name = "iso_c",
-      .summary = "Isotropic merging: equal singular values for the summed task matrices",
-      .source = "arXiv 2502.04959",
+      .summary = "Isotropic merging: gives the summed task matrices equal singular values",
+      .source = "Marczak et al., arXiv 2502.04959",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (float64 polar factor)",
@@ -59,7 +59,7 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   methods->push_back({
       .name = "iso_cts",
       .summary = "Isotropic merging in common and task-specific subspaces",
-      .source = "arXiv 2502.04959",
+      .source = "Marczak et al., arXiv 2502.04959",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (float64 singular vectors)",
@@ -74,8 +74,9 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "tsv_m",
-      .summary = "Task singular vectors: the tasks' leading directions made orthogonal",
-      .source = "arXiv 2412.00081",
+      .summary =
+          "Makes the leading singular vectors of the tasks orthogonal to each other, then adds",
+      .source = "Gargiulo et al., arXiv 2412.00081",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (float64 singular vectors)",
@@ -83,8 +84,8 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "wudi",
-      .summary = "WUDI: minimises the interference of the task vectors by gradient descent",
-      .source = "arXiv 2503.08099",
+      .summary = "Minimises the interference between the task matrices by gradient descent",
+      .source = "Cheng et al., arXiv 2503.08099",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (products of the descent in the working dtype)",
@@ -94,9 +95,8 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "doge",
-      .summary =
-          "DOGE: modifies the task vectors by projected gradient descent, then trims and adds",
-      .source = "arXiv 2501.01230",
+      .summary = "Modifies the task matrices outside the subspace they share, then trims and adds",
+      .source = "Wei et al., arXiv 2501.01230",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (float64 descent); thresholds exact",
@@ -124,8 +124,8 @@ void AddSpectralSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "knots",
-      .summary = "KnOTS: TIES in the common singular basis of the task matrices",
-      .source = "arXiv 2410.19735",
+      .summary = "Aligns the task matrices by common singular vectors, then TIES",
+      .source = "Stoica et al., arXiv 2410.19735",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "to a tolerance (float64 singular vectors); thresholds exact",

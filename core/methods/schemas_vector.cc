@@ -7,14 +7,14 @@ void AddVectorSchemas(std::vector<MethodSchema>* methods) {
   methods->push_back({
       .name = "average",
       .summary = "Weighted mean of the models (alias: linear)",
-      .source = "arXiv 2203.05482",
+      .source = "Wortsman et al., arXiv 2203.05482",
       .exactness = "exact",
       .parameters = {Exclude("copied from the base")},
   });
   methods->push_back({
       .name = "task_arithmetic",
-      .summary = "Adds (or negates, or relates) task vectors",
-      .source = "arXiv 2212.04089",
+      .summary = "Base plus lambda times the sum of the task vectors; also negation and analogies",
+      .source = "Ilharco et al., arXiv 2212.04089",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact",
@@ -28,8 +28,9 @@ void AddVectorSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "awd",
-      .summary = "Adaptive Weight Disentanglement: removes what the task vectors share, then adds",
-      .source = "arXiv 2411.18729",
+      .summary = "Adaptive Weight Disentanglement: removes what the task vectors have in common by "
+                 "gradient descent, then adds them; also a transform",
+      .source = "Xiong et al., arXiv 2411.18729",
       .needs_base = true,
       .is_transform = true,
       .exactness = "exact (every iteration in the span of the task vectors)",
@@ -67,8 +68,9 @@ void AddVectorSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "ties",
-      .summary = "TIES: trims each task vector over the whole model, elects signs, merges agreeing",
-      .source = "arXiv 2306.01708",
+      .summary = "Trims each task vector over the whole model, elects a sign per element, merges "
+                 "what agrees",
+      .source = "Yadav et al., arXiv 2306.01708",
       .needs_base = true,
       .accepts_transform = true,
       .exactness = "exact (thresholds by counting)",
@@ -89,8 +91,9 @@ void AddVectorSchemas(std::vector<MethodSchema>* methods) {
   });
   methods->push_back({
       .name = "model_stock",
-      .summary = "Model Stock: between base and mean, by the angle between the task vectors",
-      .source = "arXiv 2403.19522",
+      .summary =
+          "Goes from the base towards the mean as far as the angle between the task vectors says",
+      .source = "Jang et al., arXiv 2403.19522",
       .needs_base = true,
       .min_models = 2,
       .accepts_transform = true,
