@@ -23,7 +23,6 @@ class BreadcrumbsProgram : public TensorProgram {
   explicit BreadcrumbsProgram(const Shares& shares) : shares_(shares) {}
 
   Access access() const override { return Access::kRow; }
-  int64_t row_elements(const OutputTensor& tensor) const override { return tensor.shape.back(); }
 
   absl::Status Emit(const Region& region, const Solved&,
                     absl::Span<void* const> sinks) const override {

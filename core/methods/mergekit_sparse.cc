@@ -52,13 +52,15 @@ class SparseProgram : public TensorProgram {
   SparseProgram(const OutputTensor& tensor, const Settings& settings, Sparsity sparsity,
                 int norm_round, int first_round)
       : index_(tensor.index),
-        columns_(tensor.columns()),
+        ranked_(tensor.shape.size() < 2 ? tensor.elements() : tensor.shape[1]),
         settings_(settings),
         sparsity_(std::move(sparsity)),
         norm_round_(norm_round),
         first_round_(first_round) {}
 
   Access access() const override { return sparsity_.by_row() ? Access::kRow : Access::kElement; }
+  // Ranks are along the second axis, so that a row has all axes behind the first.
+  int64_t row_elements(const OutputTensor& tensor) const override { return tensor.slice(); }
 
   bool takes_part(int round) const override {
     if (round == norm_round_) return settings_.rescale && sparsity_.keeps_some();
@@ -105,7 +107,7 @@ class SparseProgram : public TensorProgram {
 
   int64_t working_bytes(int64_t elements) const override {
     const auto rows = static_cast<int64_t>(sparsity_.rows().size());
-    return (rows + 8) * elements + 2048 * rows + (sparsity_.by_row() ? 32 * columns_ : 0);
+    return (rows + 8) * elements + 2048 * rows + (sparsity_.by_row() ? 32 * ranked_ : 0);
   }
   std::string description() const override {
     return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
@@ -197,7 +199,7 @@ class SparseProgram : public TensorProgram {
   }
 
   const int index_;
-  const int64_t columns_;
+  const int64_t ranked_;  // elements that Sparsity ranks at once
   const Settings settings_;
   const Sparsity sparsity_;
   const int norm_round_;  // after those of the selection

@@ -11,7 +11,11 @@ int64_t OutputTensor::elements() const {
   return count;
 }
 
-int64_t OutputTensor::columns() const { return is_matrix() ? shape[1] : elements(); }
+int64_t OutputTensor::slice() const {
+  return shape.size() < 2 || shape[0] == 0 ? elements() : elements() / shape[0];
+}
+
+int64_t OutputTensor::columns() const { return shape.empty() ? 1 : shape.back(); }
 
 void TensorProgram::Accumulate(int, const Region&, const Solved&, Accumulator&) const {}
 

@@ -34,7 +34,8 @@ struct OutputTensor {
 
   int64_t elements() const;
   bool is_matrix() const { return shape.size() == 2; }
-  int64_t columns() const;  // elements of a row: of the last axes of a matrix, else all
+  int64_t slice() const;    // elements of an index of the first axis; all of a vector
+  int64_t columns() const;  // elements of a row, along the last axis; 1 of a scalar
 };
 
 // The smallest piece of a tensor that one call may be given.

@@ -34,9 +34,7 @@ std::vector<double> Coefficients(const std::vector<double>& gram, int k) {
 class StockRows : public TensorProgram {
  public:
   Access access() const override { return Access::kRow; }
-  int64_t row_elements(const OutputTensor& tensor) const override {
-    return tensor.shape.size() < 2 ? tensor.elements() : tensor.elements() / tensor.shape[0];
-  }
+  int64_t row_elements(const OutputTensor& tensor) const override { return tensor.slice(); }
 
   absl::Status Emit(const Region& region, const Solved&,
                     absl::Span<void* const> sinks) const override {
