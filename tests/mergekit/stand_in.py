@@ -85,16 +85,14 @@ def _quietly(function, *arguments):
 
 
 def _renamed(folder, names):
-    """mergekit gives tensors the names and grouping that Transformers has for them now; ours keep the inputs'. Null if
-    that does not account for every element."""
+    """mergekit gives tensors the names and grouping that Transformers has for them now, and leaves out what it cannot
+    name; ours keep the inputs'. Null if one is missing."""
     loader = LazyTensorLoader.from_disk(folder, lazy_unpickle=False)
     stored = {name: loader.get_tensor(name) for name in loader.index.tensor_paths}
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         model_type = json.load(file)["model_type"]
     found = {name: convert_checkpoint_tensors(model_type, stored, name) for name in names}
     if any(tensor is None for tensor in found.values()):
-        return None
-    if sum(map(torch.numel, found.values())) != sum(map(torch.numel, stored.values())):
         return None
     return {name: _as_numpy(tensor) for name, tensor in found.items()}
 
