@@ -8,8 +8,6 @@
 namespace orthomerge {
 namespace {
 
-constexpr absl::string_view kPrefix = "mergekit.";
-
 // mergekit's own dtypes that are supported here.
 const std::vector<std::string>& DTypes() {
   static const auto& names = *new std::vector<std::string>{"bfloat16", "float16", "float32"};
@@ -68,7 +66,7 @@ class MergekitReader {
         reader_.ReadText(entry->value, "merge_method", "a method's name");
     if (!name.has_value()) return;
     method_name_ = *name;
-    method_ = FindMethod(absl::StrCat(kPrefix, *name));
+    method_ = FindMethod(absl::StrCat(kMergekitPrefix, *name));
     if (method_ != nullptr) {
       recipe_.method = method_->name;
       return;

@@ -2,6 +2,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/recipe/mergekit_parts.h"
 #include "core/recipe/parameters.h"
@@ -21,6 +22,13 @@ Settings GoodOnes(const GivenSettings& given) {
     if (setting.has_value()) settings.emplace(name, *setting);
   }
   return settings;
+}
+
+bool AnyMethodHas(absl::string_view parameter) {
+  const std::vector<MethodSchema>& methods = MethodSchemas();
+  return std::any_of(methods.begin(), methods.end(), [&](const MethodSchema& method) {
+    return absl::StartsWith(method.name, kMergekitPrefix) && method.Find(parameter) != nullptr;
+  });
 }
 
 std::string LayersText(int64_t count) {
@@ -431,7 +439,13 @@ GivenSettings ReadSettings(const MergekitContext& context, const YamlEntry* entr
   if (context.method == nullptr) return given;  // reported already; nothing to check against
   for (const YamlEntry& parameter : entry->value.entries) {
     const ParameterSchema* schema = context.method->Find(parameter.key);
-    if (schema == nullptr) {
+    if (schema == nullptr && AnyMethodHas(parameter.key)) {
+      // Recipes keep what was of use to the method before, and are published so.
+      context.reader.diagnostics().Warning(
+          absl::StrCat("has no effect, here as in mergekit: '", context.method_name,
+                       "' has no such parameter"),
+          Join(field, parameter.key), parameter.key_location);
+    } else if (schema == nullptr) {
       context.reader.UnknownKey(parameter, field, ParameterNames(*context.method));
     } else if (at_source && !schema->per_model) {
       context.reader.diagnostics().Warning(

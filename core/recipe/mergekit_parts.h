@@ -6,9 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "core/recipe/reader.h"
 
 namespace orthomerge {
+
+// Before mergekit's methods in the registry.
+constexpr absl::string_view kMergekitPrefix = "mergekit.";
 
 // What is known when the parts are read. `method` is null after a fault.
 struct MergekitContext {

@@ -9,11 +9,15 @@ namespace orthomerge {
 namespace {
 
 // A row: names for one kind of module.
-constexpr std::array<std::array<absl::string_view, 5>, 3> kKinds = {{
-    {"text_decoder", "language_model", "text_model", "llm", "language_tower"},
-    {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone"},
-    {"multi_modal_projector", "mm_projector", "multimodal_projector", "connector", "projector"},
-}};
+const std::vector<std::vector<absl::string_view>>& Kinds() {
+  static const auto& kinds = *new std::vector<std::vector<absl::string_view>>{
+      {"text_decoder", "language_model", "text_model", "llm", "language_tower"},
+      {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone"},
+      {"multi_modal_projector", "mm_projector", "multimodal_projector", "connector", "projector",
+       "merger", "deepstack_merger_list"},
+  };
+  return kinds;
+}
 
 // Those that hold what stands beside all modules, most likely first.
 constexpr std::array<absl::string_view, 7> kRest = {
@@ -21,7 +25,7 @@ constexpr std::array<absl::string_view, 7> kRest = {
 
 bool Means(absl::string_view module, absl::string_view part) {
   if (module == part) return true;
-  return std::any_of(kKinds.begin(), kKinds.end(), [&](const auto& kind) {
+  return std::any_of(Kinds().begin(), Kinds().end(), [&](const auto& kind) {
     return std::find(kind.begin(), kind.end(), module) != kind.end() &&
            std::find(kind.begin(), kind.end(), part) != kind.end();
   });
@@ -30,10 +34,12 @@ bool Means(absl::string_view module, absl::string_view part) {
 }  // namespace
 
 int ModuleOf(absl::Span<const std::string> modules, absl::string_view tensor) {
-  for (const absl::string_view part : absl::StrSplit(tensor, '.')) {
+  // Innermost first: `visual.merger` joins the vision tower to the language model.
+  const std::vector<absl::string_view> parts = absl::StrSplit(tensor, '.');
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
     for (size_t i = 0; i < modules.size(); ++i) {
       // "model" is also what many models call their outermost part.
-      if (modules[i] != "model" && Means(modules[i], part)) return static_cast<int>(i);
+      if (modules[i] != "model" && Means(modules[i], *part)) return static_cast<int>(i);
     }
   }
   for (const absl::string_view rest : kRest) {

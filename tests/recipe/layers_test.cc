@@ -126,6 +126,11 @@ TEST(ModulesTest, GoByThePartsOfNames) {
   EXPECT_EQ(ModuleOf(llava, "vision_tower.vision_model.encoder.layers.0.w"), 1);
   EXPECT_EQ(ModuleOf(llava, "visual.blocks.0.w"), 1);
   EXPECT_EQ(ModuleOf(llava, "multi_modal_projector.linear_1.weight"), 2);
+  EXPECT_EQ(ModuleOf(llava, "visual.merger.mlp.0.weight"), 2);
+  EXPECT_EQ(ModuleOf(llava, "model.visual.deepstack_merger_list.1.norm.bias"), 2);
+  EXPECT_EQ(ModuleOf(std::vector<std::string>{"text_decoder", "vision_tower"},
+                     "visual.merger.mlp.0.weight"),
+            1);
   EXPECT_EQ(ModuleOf(llava, "lm_head.weight"), 0);
   const std::vector<std::string> t5 = {"encoder", "decoder"};
   EXPECT_EQ(ModuleOf(t5, "encoder.block.0.w"), 0);
