@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "core/math/dtype.h"
+#include "core/math/ordered_key.h"
 
 namespace orthomerge {
 
@@ -55,6 +56,16 @@ struct Kernels {
   // Adds the numbers of elements whose trimmed entries have a positive and a negative sum.
   void (*count_signs32)(const Election<float>& election, int64_t n, uint64_t* signs);
   void (*count_signs64)(const Election<double>& election, int64_t n, uint64_t* signs);
+
+  // Of n numbers: counts `digit` of their keys (ordered_key.h), in kDigits counters.
+  void (*count_digits32)(const float* numbers, int64_t n, const KeyDigit& digit,
+                         uint64_t* counters);
+  void (*count_digits64)(const double* numbers, int64_t n, const KeyDigit& digit,
+                         uint64_t* counters);
+  // Philox4x32-10 with the key key[0..1]: the numbers out[4 b .. 4 b + 3] are those of the counter
+  // whose 64 lower bits are first + b and whose upper ones are stream[0..1].
+  void (*philox)(const uint32_t* key, const uint32_t* stream, uint64_t first, int64_t blocks,
+                 uint32_t* out);
 };
 
 // The best table for this CPU.

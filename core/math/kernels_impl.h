@@ -256,12 +256,15 @@ void Elect(const Election<T>& election, T* dst, int64_t n) {
   for (int64_t start = 0; start < n; start += kElectionBlock) {
     const int64_t count = std::min(kElectionBlock, n - start);
     Vote(election, start, count, vote);
+    const T majority = election.majority;
     for (int64_t i = 0; i < count; ++i) {
       // From here on the elected sign itself; no sign counts as negative, as in the reference.
-      vote[i] = (vote[i] != 0 ? vote[i] : election.majority) > 0 ? T{1} : T{-1};
-      sum[i] = 0;
-      seats[i] = 0;
+      const T own = vote[i];
+      const T sign = own != 0 ? own : majority;
+      vote[i] = sign > 0 ? T{1} : T{-1};
     }
+    std::fill_n(sum, count, T{0});
+    std::fill_n(seats, count, T{0});
     for (int j = 0; j < election.k; ++j) {
       const T* row = election.rows[j] + start;
       const T threshold = election.thresholds[j];
@@ -302,6 +305,74 @@ void CountSigns(const Election<T>& election, int64_t n, uint64_t* signs) {
   }
 }
 
+template <class T>
+void CountDigits(const T* numbers, int64_t n, const KeyDigit& digit, uint64_t* counters) {
+  using Key = decltype(OrderedKey(T{}));
+  constexpr int64_t kBlock = 64;
+  constexpr auto kMask = static_cast<Key>(kDigits - 1);
+  const auto known = static_cast<Key>(digit.known);
+  Key keys[kBlock];
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t count = std::min(kBlock, n - start);
+    for (int64_t i = 0; i < count; ++i) keys[i] = OrderedKey(numbers[start + i]);
+    if (digit.is_first) {
+      for (int64_t i = 0; i < count; ++i) ++counters[(keys[i] >> digit.shift) & kMask];
+      continue;
+    }
+    // Few keys have the digits found before, so that whole blocks have none.
+    const auto is_known = [&](Key key) { return ((key ^ known) >> digit.shift) <= kMask; };
+    uint32_t found = 0;
+    for (int64_t i = 0; i < count; ++i) found |= is_known(keys[i]) ? 1u : 0u;
+    if (found == 0) continue;
+    for (int64_t i = 0; i < count; ++i) {
+      if (is_known(keys[i])) ++counters[(keys[i] >> digit.shift) & kMask];
+    }
+  }
+}
+
+// Multipliers and key increments of Philox4x32 (Salmon et al., 2011).
+constexpr uint32_t kMultiply0 = 0xD2511F53, kMultiply1 = 0xCD9E8D57;
+constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
+constexpr int kPhiloxRounds = 10;
+
+void Philox(const uint32_t* key, const uint32_t* stream, uint64_t first, int64_t blocks,
+            uint32_t* out) {
+  constexpr int64_t kGroup = 64;
+  uint32_t a[kGroup], b[kGroup], c[kGroup], d[kGroup];
+  const auto high = [](uint32_t x, uint32_t y) {
+    return static_cast<uint32_t>((static_cast<uint64_t>(x) * y) >> 32);
+  };
+  for (int64_t start = 0; start < blocks; start += kGroup) {
+    const int64_t count = std::min(kGroup, blocks - start);
+    for (int64_t i = 0; i < kGroup; ++i) {
+      const uint64_t index = first + static_cast<uint64_t>(start + i);
+      a[i] = static_cast<uint32_t>(index);
+      b[i] = static_cast<uint32_t>(index >> 32);
+      c[i] = stream[0];
+      d[i] = stream[1];
+    }
+    uint32_t key0 = key[0], key1 = key[1];
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      for (int64_t i = 0; i < kGroup; ++i) {
+        const uint32_t x = a[i], y = c[i];
+        a[i] = high(kMultiply1, y) ^ b[i] ^ key0;
+        b[i] = kMultiply1 * y;
+        c[i] = high(kMultiply0, x) ^ d[i] ^ key1;
+        d[i] = kMultiply0 * x;
+      }
+      key0 += kWeyl0;
+      key1 += kWeyl1;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t* to = out + 4 * (start + i);
+      to[0] = a[i];
+      to[1] = b[i];
+      to[2] = c[i];
+      to[3] = d[i];
+    }
+  }
+}
+
 }  // namespace
 
 extern const Kernels kKernels;
@@ -314,6 +385,9 @@ const Kernels kKernels = {ORTHOMERGE_ISA_NAME,
                           Elect<float>,
                           Elect<double>,
                           CountSigns<float>,
-                          CountSigns<double>};
+                          CountSigns<double>,
+                          CountDigits<float>,
+                          CountDigits<double>,
+                          Philox};
 
 }  // namespace orthomerge::ORTHOMERGE_ISA

@@ -1,27 +1,11 @@
 #include "core/math/random.h"
 
-#include <array>
+#include <algorithm>
+
+#include "core/math/kernels.h"
 
 namespace orthomerge {
 namespace {
-
-using Block = std::array<uint32_t, 4>;
-
-// Multipliers and key increments of Philox4x32.
-constexpr uint64_t kMultiply0 = 0xD2511F53, kMultiply1 = 0xCD9E8D57;
-constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-constexpr int kRounds = 10;
-
-Block Philox(Block x, uint32_t key0, uint32_t key1) {
-  for (int round = 0; round < kRounds; ++round) {
-    const uint64_t p0 = kMultiply0 * x[0], p1 = kMultiply1 * x[2];
-    x = {static_cast<uint32_t>(p1 >> 32) ^ x[1] ^ key0, static_cast<uint32_t>(p1),
-         static_cast<uint32_t>(p0 >> 32) ^ x[3] ^ key1, static_cast<uint32_t>(p0)};
-    key0 += kWeyl0;
-    key1 += kWeyl1;
-  }
-  return x;
-}
 
 // FNV-1a, 64 bits: names to streams, the same everywhere.
 uint64_t HashName(absl::string_view name, int model) {
@@ -43,18 +27,28 @@ RandomStream::RandomStream(uint64_t seed, absl::string_view tensor, int model) {
   stream_[1] = static_cast<uint32_t>(stream >> 32);
 }
 
+void RandomStream::Bits(int64_t first, int64_t count, uint32_t* bits) const {
+  constexpr int64_t kBlock = 512;
+  uint32_t block[kBlock];
+  while (count > 0) {
+    const int64_t skipped = first % 4;  // of the four that a counter gives
+    const int64_t taken = std::min(count, kBlock - skipped);
+    BestKernels().philox(key_, stream_, static_cast<uint64_t>(first / 4), (skipped + taken + 3) / 4,
+                         block);
+    std::copy_n(block + skipped, taken, bits);
+    first += taken;
+    bits += taken;
+    count -= taken;
+  }
+}
+
 void RandomStream::Uniform(int64_t first, int64_t count, double* u) const {
-  Block block = {};
-  int64_t of = -1;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t element = first + i, index = element / 4;
-    if (index != of) {
-      of = index;
-      block = Philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), stream_[0],
-                      stream_[1]},
-                     key_[0], key_[1]);
-    }
-    u[i] = block[element % 4] * 0x1p-32;
+  constexpr int64_t kBlock = 512;
+  uint32_t bits[kBlock];
+  for (int64_t start = 0; start < count; start += kBlock) {
+    const int64_t taken = std::min(count - start, kBlock);
+    Bits(first + start, taken, bits);
+    for (int64_t i = 0; i < taken; ++i) u[start + i] = bits[i] * 0x1p-32;
   }
 }
 

@@ -15,7 +15,9 @@ class RandomStream {
   // `tensor` is the output's name, `model` the row. Different streams are independent.
   RandomStream(uint64_t seed, absl::string_view tensor, int model);
 
-  // u[i] for elements [first, first + count): in [0, 1), multiples of 2^-32.
+  // Of elements [first, first + count): 32 random bits each.
+  void Bits(int64_t first, int64_t count, uint32_t* bits) const;
+  // The same over 2^32: in [0, 1).
   void Uniform(int64_t first, int64_t count, double* u) const;
 
  private:

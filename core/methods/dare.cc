@@ -1,6 +1,9 @@
 // DARE (arXiv 2311.03099): every entry of every task vector is kept with probability `density` and
 // then divided by it, else dropped; theta = theta_0 + lambda * sum of what is left. As a transform
 // it hands these task vectors on. What is kept is a function of seed, tensor, model and element.
+#include <algorithm>
+#include <cmath>
+
 #include "core/math/random.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
@@ -25,17 +28,19 @@ struct Drop {
   template <class T>
   void ApplyAs(const std::string& tensor, const Region& region) const {
     constexpr int64_t kBlock = 512;
-    double u[kBlock];
+    // 32 bits are below this with probability `density`.
+    const auto limit = static_cast<uint64_t>(std::ceil(density * 0x1p32));
+    uint32_t bits[kBlock];
     for (size_t k = 0; k < region.rows.size(); ++k) {
       const RandomStream random(seed, tensor, static_cast<int>(k));
-      T* row = region.row_as<T>(k);
       for (int64_t first = 0; first < region.elements; first += kBlock) {
         const int64_t count = std::min(kBlock, region.elements - first);
-        random.Uniform(region.offset + first, count, u);
+        T* row = region.row_as<T>(k) + first;
+        random.Bits(region.offset + first, count, bits);
+        const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
         for (int64_t i = 0; i < count; ++i) {
-          if (region.counts != nullptr && region.counts[first + i] == 0) continue;
-          T& x = row[first + i];
-          x = u[i] < density ? static_cast<T>(x / density) : T{0};
+          const T kept = bits[i] < limit ? static_cast<T>(row[i] / density) : T{0};
+          row[i] = counts == nullptr || counts[i] != 0 ? kept : row[i];
         }
       }
     }

@@ -15,23 +15,31 @@
 namespace orthomerge {
 namespace {
 
-// tau_uni at an element.
+// tau_uni of `count` elements from `first` on; at most kUnified.
+constexpr int64_t kUnified = 256;
 template <class T>
-T Unified(const Region& region, int64_t i) {
-  double sum = 0;
-  for (size_t k = 0; k < region.rows.size(); ++k) sum += region.row_as<T>(k)[i];
-  const T gamma = sum > 0 ? T{1} : T{-1};
-  T most = 0;
+void Unify(const Region& region, int64_t first, int64_t count, T* unified) {
+  double sum[kUnified];
+  std::fill_n(sum, count, 0.0);
   for (size_t k = 0; k < region.rows.size(); ++k) {
-    most = std::max(most, region.row_as<T>(k)[i] * gamma);
+    const T* row = region.row_as<T>(k) + first;
+    for (int64_t i = 0; i < count; ++i) sum[i] += row[i];
   }
-  return gamma * most;
+  std::fill_n(unified, count, T{0});
+  for (size_t k = 0; k < region.rows.size(); ++k) {
+    const T* row = region.row_as<T>(k) + first;
+    for (int64_t i = 0; i < count; ++i) {
+      const T own = sum[i] > 0 ? row[i] : -row[i];
+      unified[i] = own > unified[i] ? own : unified[i];
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) unified[i] = sum[i] > 0 ? unified[i] : -unified[i];
 }
 
 // Whether a task's mask has the element: its sign is the elected one, so `unified` is not 0.
 template <class T>
 bool Uses(T own, T unified) {
-  return unified > 0 ? own > 0 : unified < 0 && own < 0;
+  return static_cast<bool>(((unified > 0) & (own > 0)) | ((unified < 0) & (own < 0)));
 }
 
 class EmrProgram : public TensorProgram {
@@ -71,36 +79,58 @@ class EmrProgram : public TensorProgram {
   }
 
  private:
+  // Elements that do not count have rows of 0, which add nothing.
   template <class T>
   void AccumulateAs(const Region& region, Accumulator& partial) const {
-    const size_t k = region.rows.size();
-    double* lanes = partial.lanes.data();
-    for (int64_t i = 0; i < region.elements; ++i) {
-      if (region.counts != nullptr && region.counts[i] == 0) continue;
-      const T unified = Unified<T>(region, i);
-      double* lane = lanes + i % kLanes;
-      for (size_t j = 0; j < k; ++j, lane += 2 * kLanes) {
-        const T own = region.row_as<T>(j)[i];
-        lane[0] += std::abs(own);
-        if (Uses(own, unified)) lane[kLanes] += std::abs(unified);
+    const size_t models = region.rows.size();
+    double* counted = &partial.lanes[2 * models * kLanes];
+    for (int64_t first = 0; first < region.elements; first += kUnified) {
+      const int64_t count = std::min(kUnified, region.elements - first);
+      T unified[kUnified];
+      Unify(region, first, count, unified);
+      for (size_t k = 0; k < models; ++k) {
+        const T* row = region.row_as<T>(k) + first;
+        double* lanes = &partial.lanes[2 * k * kLanes];
+        double own[kLanes], masked[kLanes];  // apart, so that they stay in registers
+        std::copy_n(lanes, kLanes, own);
+        std::copy_n(lanes + kLanes, kLanes, masked);
+        ForLanes(count, [&](int64_t i, int64_t lane) {
+          own[lane] += std::abs(row[i]);
+          masked[lane] += Uses(row[i], unified[i]) ? std::abs(unified[i]) : T{0};
+        });
+        std::copy_n(own, kLanes, lanes);
+        std::copy_n(masked, kLanes, lanes + kLanes);
       }
-      lane[0] += 1;
+      ForLanes(count, [&](int64_t i, int64_t lane) {
+        counted[lane] += region.counts == nullptr || region.counts[first + i] != 0 ? 1 : 0;
+      });
     }
+  }
+
+  // Element i, counted from where the lanes begin, belongs to lane i mod kLanes.
+  template <class Use>
+  static void ForLanes(int64_t count, const Use& use) {
+    int64_t start = 0;
+    for (; start + kLanes <= count; start += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) use(start + lane, lane);
+    }
+    for (int64_t lane = 0; start + lane < count; ++lane) use(start + lane, lane);
   }
 
   template <class T>
   void EmitAs(const Region& region, double rescaler, absl::Span<void* const> sinks) const {
     std::vector<T> all(static_cast<size_t>(region.elements));
-    for (int64_t i = 0; i < region.elements; ++i) all[i] = Unified<T>(region, i);
+    for (int64_t first = 0; first < region.elements; first += kUnified) {
+      Unify(region, first, std::min(kUnified, region.elements - first), &all[first]);
+    }
     EmitMasks<T>(region, sinks,
                  [&](size_t k, int64_t i) { return Uses(region.row_as<T>(k)[i], all[i]); });
     if (sinks[0] == nullptr) return;
     T* out = static_cast<T*>(sinks[0]);
     const T* base = region.base_as<T>();
+    const T* own = task_.has_value() ? region.row_as<T>(*task_) : all.data();
     for (int64_t i = 0; i < region.elements; ++i) {
-      const T unified = all[i];
-      const bool uses = !task_.has_value() || Uses(region.row_as<T>(*task_)[i], unified);
-      out[i] = uses ? static_cast<T>(base[i] + rescaler * unified) : base[i];
+      out[i] = Uses(own[i], all[i]) ? static_cast<T>(base[i] + rescaler * all[i]) : base[i];
     }
     CarryNonFinite(region, out);
   }

@@ -57,11 +57,7 @@ double OrderStatistics::Value(const Solved& solved, size_t row, size_t which) co
   const size_t column = Column(row, which);
   if (solved.rounds[round_ + rounds() - 1].model[kValues * column] == 0) return 0;
   const uint64_t key = Prefix(solved, rounds(), column);
-  if (bits_ == 32) {
-    const auto bits = static_cast<uint32_t>(key);
-    return std::bit_cast<float>(bits >> 31 != 0 ? bits ^ (uint32_t{1} << 31) : ~bits);
-  }
-  return std::bit_cast<double>(key >> 63 != 0 ? key ^ (uint64_t{1} << 63) : ~key);
+  return bits_ == 32 ? NumberOfKey(static_cast<uint32_t>(key)) : NumberOfKey(key);
 }
 
 bool AnyF64(absl::Span<const OutputTensor> tensors) {

@@ -3,21 +3,17 @@
 // numbers that agree with the bits found before. The same result whatever the regions.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "core/methods/method.h"
+#include "core/methods/counting.h"
 
 namespace orthomerge {
 
 class OrderStatistics {
  public:
-  static constexpr int kDigitBits = 16;
-  static constexpr int64_t kDigits = int64_t{1} << kDigitBits;
-
   OrderStatistics() = default;
   // `each` statistics of every one of `rows` sequences of numbers (one per model, say). `round` is
   // where their rounds begin in Solved::rounds. `f64`: some tensor computes in float64.
@@ -42,16 +38,9 @@ class OrderStatistics {
   double Value(const Solved& solved, size_t row, size_t which = 0) const;
 
  private:
-  static uint64_t Turned(uint32_t bits) {
-    return bits ^ (bits >> 31 != 0 ? ~uint32_t{0} : uint32_t{1} << 31);
-  }
-  static uint64_t Turned(uint64_t bits) {
-    return bits ^ (bits >> 63 != 0 ? ~uint64_t{0} : uint64_t{1} << 63);
-  }
-  uint64_t Key(float x) const {
-    return bits_ == 32 ? Turned(std::bit_cast<uint32_t>(x)) : Key(static_cast<double>(x));
-  }
-  uint64_t Key(double x) const { return Turned(std::bit_cast<uint64_t>(x)); }
+  template <class T, class ValueOf>
+  void CountAs(size_t step, size_t row, const Region& region, const ValueOf& value,
+               const Solved& solved, Accumulator& partial) const;
 
   int Shift(size_t step) const { return bits_ - kDigitBits * static_cast<int>(step + 1); }
   size_t Column(size_t row, size_t which) const { return row * each_ + which; }
@@ -69,19 +58,21 @@ bool AnyF64(absl::Span<const OutputTensor> tensors);
 template <class ValueOf>
 void OrderStatistics::Count(size_t step, size_t row, const Region& region, const ValueOf& value,
                             const Solved& solved, Accumulator& partial) const {
-  const int shift = Shift(step);
-  // At first nothing is known, so that all statistics of a row need the same counters.
-  for (size_t which = 0; which < (step == 0 ? 1 : each_); ++which) {
-    const size_t column = Column(row, which);
-    const uint64_t prefix = Prefix(solved, step, column);
-    uint64_t* counters = &partial.counters[column * kDigits];
-    for (int64_t i = 0; i < region.elements; ++i) {
-      if (region.counts != nullptr && region.counts[i] == 0) continue;
-      const uint64_t key = Key(value(i));
-      if (step > 0 && ((key ^ prefix) >> (shift + kDigitBits)) != 0) continue;
-      ++counters[(key >> shift) & (kDigits - 1)];
+  bits_ == 32 ? CountAs<float>(step, row, region, value, solved, partial)
+              : CountAs<double>(step, row, region, value, solved, partial);
+}
+
+template <class T, class ValueOf>
+void OrderStatistics::CountAs(size_t step, size_t row, const Region& region, const ValueOf& value,
+                              const Solved& solved, Accumulator& partial) const {
+  ForCounted<T>(region, value, [&](absl::Span<const T> numbers) {
+    // At first nothing is known, so that all statistics of a row need the same counters.
+    for (size_t which = 0; which < (step == 0 ? 1 : each_); ++which) {
+      const size_t column = Column(row, which);
+      const KeyDigit digit{Shift(step), step == 0, Prefix(solved, step, column)};
+      CountDigits(numbers, digit, &partial.counters[column * kDigits]);
     }
-  }
+  });
 }
 
 }  // namespace orthomerge

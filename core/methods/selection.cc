@@ -123,11 +123,9 @@ Cut<T> Selection::Get(size_t cut, const Solved& solved) const {
   result.falling = state.kind == State::kIndex && equal_ == EqualNumbers::kByFallingIndex;
   result.index = state.index;
   if constexpr (sizeof(T) == sizeof(float)) {
-    const auto key = static_cast<uint32_t>(state.number);
-    result.number = std::bit_cast<T>(key >> 31 != 0 ? key ^ (uint32_t{1} << 31) : ~key);
+    result.number = NumberOfKey(static_cast<uint32_t>(state.number));
   } else {
-    const uint64_t key = state.number;
-    result.number = std::bit_cast<T>(key >> 63 != 0 ? key ^ (uint64_t{1} << 63) : ~key);
+    result.number = NumberOfKey(state.number);
   }
   return result;
 }

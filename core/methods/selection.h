@@ -4,14 +4,13 @@
 // find the index at which it falls in the same way. The same result whatever the regions.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "core/methods/method.h"
+#include "core/methods/counting.h"
 
 namespace orthomerge {
 
@@ -80,9 +79,6 @@ class Selection {
   Cut<T> Get(size_t cut, const Solved& solved) const;
 
  private:
-  static constexpr int kDigitBits = 16;
-  static constexpr int64_t kDigits = int64_t{1} << kDigitBits;
-
   // What is known of a cut after some rounds.
   struct State {
     enum Kind {
@@ -95,15 +91,6 @@ class Selection {
     int64_t index = 0;    // likewise
     int64_t rank = 0;     // from 0, among the elements that have the digits found so far
   };
-
-  static uint64_t Turned(uint32_t bits) {
-    return bits ^ (bits >> 31 != 0 ? ~uint32_t{0} : uint32_t{1} << 31);
-  }
-  static uint64_t Turned(uint64_t bits) {
-    return bits ^ (bits >> 63 != 0 ? ~uint64_t{0} : uint64_t{1} << 63);
-  }
-  static uint64_t Key(float x) { return Turned(std::bit_cast<uint32_t>(x + 0.0f)); }  // no -0
-  static uint64_t Key(double x) { return Turned(std::bit_cast<uint64_t>(x + 0.0)); }
 
   bool counts_numbers(int round) const { return round < rounds_.number_digits(); }
   // Bits below the digit that a round counts.
@@ -127,20 +114,21 @@ void Selection::Count(int round, size_t cut, const Region& region, const ValueOf
                       const Solved& solved, Accumulator& partial) const {
   const State state = Before(round, solved, cut);
   if (!IsOpen(round, state)) return;
-  const int shift = Shift(round);
-  const bool is_first = round == 0;
   uint64_t* counters = &partial.counters[cut * kDigits];
+  const int shift = Shift(round);
+  if (counts_numbers(round)) {
+    using T = decltype(value(int64_t{}));
+    const KeyDigit digit{shift, round == 0, state.number};
+    return ForCounted<T>(
+        region, value, [&](absl::Span<const T> numbers) { CountDigits(numbers, digit, counters); });
+  }
   for (int64_t i = 0; i < region.elements; ++i) {
     if (region.counts != nullptr && region.counts[i] == 0) continue;
-    uint64_t key = Key(value(i)), known = state.number;
-    if (!counts_numbers(round)) {
-      if (key != known) continue;
-      key = static_cast<uint64_t>(region.offset + i);
-      known = static_cast<uint64_t>(state.index);
-    }
+    if (OrderedKey(value(i)) != state.number) continue;
     // The digits above this round's must be those found before.
-    if (!is_first && ((key ^ known) >> shift) >> kDigitBits != 0) continue;
-    ++counters[(key >> shift) & (kDigits - 1)];
+    const int64_t index = region.offset + i;
+    if (((index ^ state.index) >> shift) >> kDigitBits != 0) continue;
+    ++counters[(index >> shift) & (kDigits - 1)];
   }
 }
 

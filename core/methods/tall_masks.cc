@@ -60,9 +60,7 @@ class Localisation {
     return sum;
   }
 
-  template <class T>
-  bool Uses(const Region& region, size_t task, size_t i, double multi_task) const {
-    const double own = region.row_as<T>(task)[i];
+  bool Uses(size_t task, double own, double multi_task) const {
     return std::abs(own) > mask_lambdas_[task] * std::abs(multi_task - own);
   }
 
@@ -113,12 +111,17 @@ class ConsensusProgram : public LocalisedProgram {
   void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const std::vector<double> multi_task = masks_.MultiTaskVector<T>(region, solved);
     const T* base = region.base_as<T>();
-    for (size_t i = 0; i < multi_task.size(); ++i) {
-      int64_t count = 0;
-      for (size_t k = 0; k < region.rows.size(); ++k) {
-        count += masks_.Uses<T>(region, k, i, multi_task[i]) ? 1 : 0;
+    std::vector<double> counts(multi_task.size(), 0.0);
+    for (size_t k = 0; k < region.rows.size(); ++k) {
+      const T* row = region.row_as<T>(k);
+      for (size_t i = 0; i < counts.size(); ++i) {
+        counts[i] += masks_.Uses(k, row[i], multi_task[i]) ? 1.0 : 0.0;
       }
-      out[i] = count >= min_count_ ? static_cast<T>(base[i] + lambda_ * multi_task[i]) : base[i];
+    }
+    const auto enough = static_cast<double>(min_count_);
+    for (size_t i = 0; i < counts.size(); ++i) {
+      const auto merged = static_cast<T>(base[i] + lambda_ * multi_task[i]);
+      out[i] = counts[i] >= enough ? merged : base[i];
     }
     CarryNonFinite(region, out);
   }
@@ -158,15 +161,19 @@ class TallMasksProgram : public LocalisedProgram {
   void EmitAs(const Region& region, const Solved& solved, absl::Span<void* const> sinks) const {
     const std::vector<double> multi_task = masks_.MultiTaskVector<T>(region, solved);
     EmitMasks<T>(region, sinks, [&](size_t k, int64_t i) {
-      return masks_.Uses<T>(region, k, static_cast<size_t>(i), multi_task[i]);
+      return masks_.Uses(k, region.row_as<T>(k)[i], multi_task[i]);
     });
     if (sinks[0] == nullptr) return;
     T* out = static_cast<T*>(sinks[0]);
     const T* base = region.base_as<T>();
     for (size_t i = 0; i < multi_task.size(); ++i) {
-      out[i] = !task_.has_value() || masks_.Uses<T>(region, *task_, i, multi_task[i])
-                   ? static_cast<T>(base[i] + multi_task[i])
-                   : base[i];
+      out[i] = static_cast<T>(base[i] + multi_task[i]);
+    }
+    if (task_.has_value()) {
+      const T* own = region.row_as<T>(*task_);
+      for (size_t i = 0; i < multi_task.size(); ++i) {
+        out[i] = masks_.Uses(*task_, own[i], multi_task[i]) ? out[i] : base[i];
+      }
     }
     CarryNonFinite(region, out);
   }

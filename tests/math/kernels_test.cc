@@ -1,11 +1,13 @@
 #include "core/math/kernels.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace orthomerge {
@@ -291,6 +293,68 @@ TEST(Kernels, FoldLanesIsAFixedTree) {
     for (int i = 0; i < half; ++i) want[i] += want[i + half];
   }
   EXPECT_EQ(FoldLanes(lanes), want[0]);
+}
+
+// The known answers of the paper's reference implementation (Random123).
+TEST_P(EveryTable, PhiloxGivesTheKnownAnswers) {
+  const uint32_t zeros[2] = {0, 0}, ones[2] = {0xffffffff, 0xffffffff};
+  uint32_t got[4];
+  GetParam()->philox(zeros, zeros, 0, 1, got);
+  EXPECT_THAT(got, testing::ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  GetParam()->philox(ones, ones, ~uint64_t{0}, 1, got);
+  EXPECT_THAT(got, testing::ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+}
+
+TEST_P(EveryTable, PhiloxDoesNotDependOnTheCut) {
+  const uint32_t key[2] = {1, 2}, stream[2] = {3, 4};
+  const uint64_t first = (uint64_t{1} << 32) - 70;  // the upper half of the counter moves
+  std::vector<uint32_t> whole(4 * 200);
+  GetParam()->philox(key, stream, first, 200, whole.data());
+  for (int64_t b = 0; b < 200; ++b) {
+    uint32_t one[4];
+    GetParam()->philox(key, stream, first + static_cast<uint64_t>(b), 1, one);
+    for (int64_t j = 0; j < 4; ++j) ASSERT_EQ(one[j], whole[4 * b + j]) << b;
+  }
+}
+
+TEST_P(EveryTable, CountsDigitsOfKeysThatOrderLikeNumbers) {
+  for (const int64_t n : kSizes) {
+    std::vector<float> numbers;
+    for (const float x : RandomFloats(static_cast<size_t>(n), 5)) {
+      numbers.push_back(std::isfinite(x) ? x : -0.0f);
+    }
+    for (const float of : {0.0f, 1.5f, -1.5f, n > 5 ? numbers[5] : 2.0f}) {
+      const uint32_t known = OrderedKey(of) & 0xffff0000u;
+      std::vector<uint64_t> first(kDigits), second(kDigits), wide(kDigits);
+      GetParam()->count_digits32(numbers.data(), n, {16, true, 0}, first.data());
+      GetParam()->count_digits32(numbers.data(), n, {0, false, known}, second.data());
+      const std::vector<double> doubles(numbers.begin(), numbers.end());
+      const uint64_t known64 = OrderedKey(double{of}) & ~uint64_t{0xffffffffffff};
+      GetParam()->count_digits64(doubles.data(), n, {32, false, known64}, wide.data());
+      std::vector<uint64_t> first_want(kDigits), second_want(kDigits), wide_want(kDigits);
+      for (const float x : numbers) {
+        const uint32_t key = OrderedKey(x);
+        ++first_want[key >> 16];
+        if (key >> 16 == known >> 16) ++second_want[key & 0xffff];
+        const uint64_t key64 = OrderedKey(double{x});
+        if (key64 >> 48 == known64 >> 48) ++wide_want[key64 >> 32 & 0xffff];
+      }
+      EXPECT_TRUE(first == first_want && second == second_want && wide == wide_want) << n;
+    }
+  }
+}
+
+TEST(OrderedKey, OrdersLikeNumbersAndComesBack) {
+  std::vector<float> numbers = RandomFloats(5000, 9);
+  std::erase_if(numbers, [](float x) { return std::isnan(x); });
+  std::sort(numbers.begin(), numbers.end());
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    EXPECT_EQ(NumberOfKey(OrderedKey(numbers[i])), numbers[i]);
+    EXPECT_EQ(NumberOfKey(OrderedKey(double{numbers[i]})), numbers[i]);
+    if (i == 0) continue;
+    EXPECT_EQ(OrderedKey(numbers[i - 1]) < OrderedKey(numbers[i]), numbers[i - 1] < numbers[i]);
+  }
+  EXPECT_EQ(OrderedKey(-0.0f), OrderedKey(0.0f));
 }
 
 }  // namespace
