@@ -28,8 +28,13 @@ struct Drop {
   template <class T>
   void ApplyAs(const std::string& tensor, const Region& region) const {
     constexpr int64_t kBlock = 512;
-    // 32 bits are below this with probability `density`.
-    const auto limit = static_cast<uint64_t>(std::ceil(density * 0x1p32));
+    // 32 bits are at most this with probability `density`.
+    const auto last = static_cast<uint32_t>(std::ceil(density * 0x1p32) - 1);
+    const double divisor = density;
+    const auto rescaled = [=](T x, bool kept) {
+      const auto quotient = static_cast<T>(x / divisor);
+      return kept ? quotient : T{0};
+    };
     uint32_t bits[kBlock];
     for (size_t k = 0; k < region.rows.size(); ++k) {
       const RandomStream random(seed, tensor, static_cast<int>(k));
@@ -37,10 +42,13 @@ struct Drop {
         const int64_t count = std::min(kBlock, region.elements - first);
         T* row = region.row_as<T>(k) + first;
         random.Bits(region.offset + first, count, bits);
-        const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
-        for (int64_t i = 0; i < count; ++i) {
-          const T kept = bits[i] < limit ? static_cast<T>(row[i] / density) : T{0};
-          row[i] = counts == nullptr || counts[i] != 0 ? kept : row[i];
+        if (region.counts == nullptr) {
+          for (int64_t i = 0; i < count; ++i) row[i] = rescaled(row[i], bits[i] <= last);
+        } else {
+          for (int64_t i = 0; i < count; ++i) {
+            const T x = rescaled(row[i], bits[i] <= last);
+            row[i] = region.counts[first + i] != 0 ? x : row[i];
+          }
         }
       }
     }

@@ -95,14 +95,16 @@ class EmrProgram : public TensorProgram {
         std::copy_n(lanes, kLanes, own);
         std::copy_n(lanes + kLanes, kLanes, masked);
         ForLanes(count, [&](int64_t i, int64_t lane) {
+          const T magnitude = std::abs(unified[i]);
           own[lane] += std::abs(row[i]);
-          masked[lane] += Uses(row[i], unified[i]) ? std::abs(unified[i]) : T{0};
+          masked[lane] += Uses(row[i], unified[i]) ? magnitude : T{0};
         });
         std::copy_n(own, kLanes, lanes);
         std::copy_n(masked, kLanes, lanes + kLanes);
       }
+      const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
       ForLanes(count, [&](int64_t i, int64_t lane) {
-        counted[lane] += region.counts == nullptr || region.counts[first + i] != 0 ? 1 : 0;
+        counted[lane] += counts == nullptr || counts[i] != 0 ? 1 : 0;
       });
     }
   }
@@ -130,7 +132,8 @@ class EmrProgram : public TensorProgram {
     const T* base = region.base_as<T>();
     const T* own = task_.has_value() ? region.row_as<T>(*task_) : all.data();
     for (int64_t i = 0; i < region.elements; ++i) {
-      out[i] = Uses(own[i], all[i]) ? static_cast<T>(base[i] + rescaler * all[i]) : base[i];
+      const auto merged = static_cast<T>(base[i] + rescaler * all[i]);
+      out[i] = Uses(own[i], all[i]) ? merged : base[i];
     }
     CarryNonFinite(region, out);
   }

@@ -172,7 +172,8 @@ class TallMasksProgram : public LocalisedProgram {
     if (task_.has_value()) {
       const T* own = region.row_as<T>(*task_);
       for (size_t i = 0; i < multi_task.size(); ++i) {
-        out[i] = masks_.Uses(*task_, own[i], multi_task[i]) ? out[i] : base[i];
+        const T merged = out[i], without = base[i];
+        out[i] = masks_.Uses(*task_, own[i], multi_task[i]) ? merged : without;
       }
     }
     CarryNonFinite(region, out);
