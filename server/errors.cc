@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "server/resource_name.h"
+#include "server/typed_field.h"
 #include "server/utf8_text.h"
 
 namespace orthomerge {
@@ -66,38 +67,6 @@ std::string UriIn(const std::string& message) {
   return "";
 }
 
-// Digits after "models[" and the rest after "]"; null for another field.
-struct ModelField {
-  int index = 0;
-  std::string rest;
-};
-
-std::optional<ModelField> ParseModelField(const std::string& field) {
-  static constexpr char kModels[] = "models[";
-  if (field.rfind(kModels, 0) != 0) return std::nullopt;
-  size_t place = sizeof(kModels) - 1;
-  int index = 0;
-  for (; place < field.size() && field[place] >= '0' && field[place] <= '9'; ++place) {
-    index = index * 10 + (field[place] - '0');
-    if (index > 1000000) return std::nullopt;
-  }
-  if (place >= field.size() || field[place] != ']') return std::nullopt;
-  return ModelField{index, field.substr(place + 1)};
-}
-
-// A path in the recipe document as a path in the typed recipe that it was made from.
-std::string TypedField(const std::string& field) {
-  if (const std::optional<ModelField> model = ParseModelField(field)) {
-    const std::string rest = model->rest.empty() || model->rest == ".model" ? ".uri" : model->rest;
-    return absl::StrCat("models[", model->index, "]", rest);
-  }
-  if (field == "base" || field == "base_model") return "base.uri";
-  if (field == "merge_method") return "method";
-  if (field == "transform") return "transforms";
-  if (absl::StartsWith(field, "transform[")) return absl::StrCat("transforms", field.substr(9));
-  return field;
-}
-
 // The URI that the recipe has in a field, where the recipe is typed.
 std::string UriOfField(const v1::MergeJobSpec& spec, const std::string& field) {
   if (absl::StartsWith(field, "output")) {
@@ -105,7 +74,7 @@ std::string UriOfField(const v1::MergeJobSpec& spec, const std::string& field) {
   }
   if (!spec.has_recipe()) return "";
   if (absl::StartsWith(field, "base")) return spec.recipe().base().uri();
-  const std::optional<ModelField> model = ParseModelField(field);
+  const std::optional<ListField> model = ParseListField(field, "models");
   if (!model.has_value() || model->index >= spec.recipe().models_size()) return "";
   return spec.recipe().models(model->index).uri();
 }
@@ -123,7 +92,7 @@ std::string RequestField(const Diagnostic& diagnostic, const std::string& spec_f
     return absl::StrCat(spec_field, ".memory_budget");
   }
   if (spec.has_recipe()) {
-    const std::string field = TypedField(diagnostic.field);
+    const std::string field = TypedField(diagnostic.field, spec.recipe());
     return absl::StrCat(spec_field, ".recipe", field.empty() ? "" : ".", field);
   }
   const bool overridden = diagnostic.location.line == 0 && !spec.document().output_uri().empty() &&

@@ -19,17 +19,12 @@
 namespace orthomerge {
 namespace {
 
-struct PlannedMerge {
-  Recipe recipe;
-  std::unique_ptr<Plan> plan;
-};
-
-absl::StatusOr<PlannedMerge> PlanMerge(const MergeOptions& options, bool needs_output,
-                                       Storage& storage, const CallOptions& call,
-                                       const RecipeFile& file, Diagnostics* diagnostics) {
-  PlannedMerge merge;
-  ASSIGN_OR_RETURN(merge.recipe, ParseRecipe(file, options.overrides, diagnostics));
-  if (needs_output && !merge.recipe.output.uri.has_value()) {
+absl::StatusOr<std::unique_ptr<Plan>> PlanMerge(const MergeOptions& options, bool needs_output,
+                                                Storage& storage, const CallOptions& call,
+                                                const RecipeFile& file, Diagnostics* diagnostics) {
+  ASSIGN_OR_RETURN(const std::vector<RecipeStage> stages,
+                   ParseRecipes(file, options.overrides, diagnostics));
+  if (needs_output && !stages.back().recipe.output.uri.has_value()) {
     diagnostics->Error(Reason::kMissingKey,
                        "nothing says where the checkpoint goes; give --out URI or add "
                        "`output: {uri: ...}` to the recipe",
@@ -38,8 +33,7 @@ absl::StatusOr<PlannedMerge> PlanMerge(const MergeOptions& options, bool needs_o
   }
   EngineOptions engine = options.engine;
   engine.allow_pickle = true;  // who gives the command has chosen the files
-  ASSIGN_OR_RETURN(merge.plan, MakePlan(storage, merge.recipe, engine, call, diagnostics));
-  return merge;
+  return MakePlan(storage, stages, engine, call, diagnostics);
 }
 
 // Warnings of the run that are not among those of the plan, printed and added to them.
@@ -143,14 +137,14 @@ int RunCommand(CommandContext& context, const RunOptions& options) {
   if (context.watch_signals) call.cancellation = context.watch_signals();
   Storage storage;
   Diagnostics diagnostics;
-  const absl::StatusOr<PlannedMerge> merge =
+  const absl::StatusOr<std::unique_ptr<Plan>> plan =
       PlanMerge(options, /*needs_output=*/true, storage, call, *file, &diagnostics);
   PrintWarnings(context.err, diagnostics.items());
-  if (!merge.ok()) {
-    return ReportFailure(context, options.format, Interrupted(context, merge.status(), ""),
+  if (!plan.ok()) {
+    return ReportFailure(context, options.format, Interrupted(context, plan.status(), ""),
                          diagnostics.items());
   }
-  return CarryOut(context, options, storage, call, *merge->plan, diagnostics, {});
+  return CarryOut(context, options, storage, call, **plan, diagnostics, {});
 }
 
 int ReconstructCommand(CommandContext& context, const ReconstructOptions& options) {
@@ -195,27 +189,29 @@ int PlanCommand(CommandContext& context, const PlanOptions& options) {
   if (!file.ok()) return ReportFailure(context, options.format, file.status(), {});
   Storage storage;
   Diagnostics diagnostics;
-  const absl::StatusOr<PlannedMerge> merge =
+  const absl::StatusOr<std::unique_ptr<Plan>> plan =
       PlanMerge(options, /*needs_output=*/false, storage, {}, *file, &diagnostics);
   PrintWarnings(context.err, diagnostics.items());
-  if (!merge.ok()) {
-    return ReportFailure(context, options.format, merge.status(), diagnostics.items());
+  if (!plan.ok()) {
+    return ReportFailure(context, options.format, plan.status(), diagnostics.items());
   }
   // A run would fail on this; the plan itself is sound.
-  const absl::Status output = CheckPlanOutput(storage, *merge->plan, {});
+  const absl::Status output = CheckPlanOutput(storage, **plan, {});
   if (!output.ok()) {
     diagnostics.Warning(absl::StrCat("a run would be refused: ", output.message()), "output.uri");
     PrintWarnings(context.err, {&diagnostics.items().back(), 1});
   }
   const bool json = options.format == OutputFormat::kJson;
-  std::string text = DescribePlan(*merge->plan, json);
+  std::string text = DescribePlan(**plan, json);
   if (json) {
     // One line and the warnings in it, as with every other command.
-    Json plan = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (plan.is_object()) {
-      plan["ok"] = true;
-      if (!plan.contains("diagnostics")) plan["diagnostics"] = DiagnosticsJson(diagnostics.items());
-      text = OneLine(plan);
+    Json described = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (described.is_object()) {
+      described["ok"] = true;
+      if (!described.contains("diagnostics")) {
+        described["diagnostics"] = DiagnosticsJson(diagnostics.items());
+      }
+      text = OneLine(described);
     }
   }
   if (text.empty() || text.back() != '\n') text += '\n';

@@ -12,31 +12,41 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// The stages of one recipe.
+void AddStages(const Plan& plan, Json* stages) {
+  const std::string prefix = plan.name.empty() ? "" : absl::StrCat(plan.name, ": ");
+  int pass = 0;
+  for (const int r : plan.passes()) {
+    stages->push_back({{"name", absl::StrCat(prefix, "reduce ", ++pass, ": ", plan.rounds[r].name)},
+                       {"tasks", plan.reduce_tasks[r].size()},
+                       {"bytes_to_read", plan.reduce_bytes[r]}});
+  }
+  stages->push_back({{"name", prefix + "write"},
+                     {"tasks", plan.write_tasks.size()},
+                     {"bytes_to_read", plan.write_bytes_read},
+                     {"bytes_to_write", plan.output_bytes}});
+}
+
 Json ToJson(const Plan& plan) {
   Json json;
+  if (!plan.name.empty()) json["name"] = plan.name;
   json["plan_digest"] = plan.digest;
   json["method"] = plan.recipe.method;
   if (plan.recipe.output.uri.has_value()) json["output"] = plan.recipe.output.uri->ToString();
   json["numerics"] = plan.numerics;
   json["origins"] = plan.origins;
   json["passes"] = plan.passes().size() + 1;
-  json["bytes_to_read"] = plan.total_bytes() - plan.output_bytes;
-  json["bytes_to_write"] = plan.output_bytes;
+  const uint64_t written = plan.output_bytes + plan.spool_bytes();
+  json["bytes_to_read"] = plan.total_bytes() - written;
+  json["bytes_to_write"] = written;
+  if (!plan.intermediates.empty()) json["spool_bytes"] = plan.spool_bytes();
   json["threads"] = plan.memory.threads;
   json["chunk_size"] = plan.memory.chunk;
-  json["peak_memory"] = plan.memory.peak;
-  json["smallest_memory_budget"] = plan.memory.smallest;
+  json["peak_memory"] = plan.peak_memory();
+  json["smallest_memory_budget"] = plan.smallest_budget();
   Json stages = Json::array();
-  int pass = 0;
-  for (const int r : plan.passes()) {
-    stages.push_back({{"name", absl::StrCat("reduce ", ++pass, ": ", plan.rounds[r].name)},
-                      {"tasks", plan.reduce_tasks[r].size()},
-                      {"bytes_to_read", plan.reduce_bytes[r]}});
-  }
-  stages.push_back({{"name", "write"},
-                    {"tasks", plan.write_tasks.size()},
-                    {"bytes_to_read", plan.write_bytes_read},
-                    {"bytes_to_write", plan.output_bytes}});
+  for (const std::unique_ptr<Plan>& earlier : plan.intermediates) AddStages(*earlier, &stages);
+  AddStages(plan, &stages);
   json["stages"] = std::move(stages);
   Json files = Json::array();
   for (const PlanFile& file : plan.files) {
@@ -58,6 +68,9 @@ Json ToJson(const Plan& plan) {
   Json warnings = Json::array();
   for (const Diagnostic& warning : plan.warnings) warnings.push_back(warning.message);
   json["warnings"] = std::move(warnings);
+  for (const std::unique_ptr<Plan>& intermediate : plan.intermediates) {
+    json["intermediates"].push_back(ToJson(*intermediate));
+  }
   return json;
 }
 
@@ -66,6 +79,19 @@ Json ToJson(const Plan& plan) {
 std::string DescribePlan(const Plan& plan, bool json) {
   if (json) return ToJson(plan).dump(-1, ' ', false, Json::error_handler_t::replace);
   std::string text;
+  if (!plan.intermediates.empty()) {
+    const uint64_t written = plan.output_bytes + plan.spool_bytes();
+    absl::StrAppendFormat(
+        &text,
+        "recipes         %d: read %s and write %s, of which %s are kept beside the "
+        "output until it is complete\n\n",
+        plan.intermediates.size() + 1, FormatBytes(plan.total_bytes() - written),
+        FormatBytes(written), FormatBytes(plan.spool_bytes()));
+  }
+  for (const std::unique_ptr<Plan>& intermediate : plan.intermediates) {
+    absl::StrAppend(&text, "recipe          ", intermediate->name, "\n",
+                    DescribePlan(*intermediate, /*json=*/false), "\n");
+  }
   absl::StrAppendFormat(&text, "method          %s (%d models%s)\n", plan.recipe.method,
                         plan.recipe.models.size(),
                         plan.recipe.base.has_value() ? " on a base" : "");

@@ -41,6 +41,13 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage, const Recipe& r
                                                const EngineOptions& options,
                                                const CallOptions& call, Diagnostics* diagnostics);
 
+// The same for recipes of one file, as ParseRecipes returns them: a plan for the last one's output.
+// What the others make is kept in the work area until then.
+absl::StatusOr<std::unique_ptr<Plan>> MakePlan(Storage& storage,
+                                               absl::Span<const RecipeStage> stages,
+                                               const EngineOptions& options,
+                                               const CallOptions& call, Diagnostics* diagnostics);
+
 // One task's model from what tall_masks or emr wrote for all: the merged model and the task's mask
 // file, over the base that they were merged from.
 struct Rebuild {
@@ -53,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeRebuildPlan(Storage& storage, const Re
                                                       Diagnostics* diagnostics);
 
 struct Progress {
-  std::string stage;        // "reduce 1/2", "write", "publish"
+  std::string stage;        // "reduce 1/2", "write", "publish"; of several recipes "first: write"
   uint64_t bytes_done = 0;  // read and written, all stages, work of earlier runs included
   uint64_t bytes_total = 0;
   uint64_t bytes_resumed = 0;              // part of bytes_done that an earlier run did

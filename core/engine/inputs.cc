@@ -32,7 +32,7 @@ struct Origin {
 
 class InputOpener {
  public:
-  InputOpener(Storage& storage, const Recipe& recipe, const OpenOptions& open_options,
+  InputOpener(PlanningStorage& storage, const Recipe& recipe, const OpenOptions& open_options,
               const CallOptions& call, Plan* plan, Diagnostics* diagnostics)
       : storage_(storage),
         recipe_(recipe),
@@ -91,15 +91,15 @@ class InputOpener {
   void OpenAll() {
     const auto open = [this](Opening* opening) {
       opening->status = Guarded([&]() -> absl::Status {
-        ASSIGN_OR_RETURN(
-            Checkpoint checkpoint,
-            Checkpoint::Open(storage_, opening->uri, call_, &opening->diagnostics, open_options_));
+        ASSIGN_OR_RETURN(Checkpoint checkpoint,
+                         Checkpoint::Open(storage_.Of(opening->uri), opening->uri, call_,
+                                          &opening->diagnostics, open_options_));
         opening->checkpoint = std::make_shared<const Checkpoint>(std::move(checkpoint));
         return absl::OkStatus();
       });
     };
     const bool remote = std::any_of(openings_.begin(), openings_.end(), [](const Opening& opening) {
-      return opening.uri.scheme != Uri::Scheme::kFile;
+      return opening.uri.scheme == Uri::Scheme::kS3;
     });
     if (remote && openings_.size() > 1) {
       IoPool pool(static_cast<int>(std::min(kOpenThreads, openings_.size())), "open");
@@ -158,7 +158,7 @@ class InputOpener {
     return input;
   }
 
-  Storage& storage_;
+  PlanningStorage& storage_;
   const Recipe& recipe_;
   const OpenOptions open_options_;
   const CallOptions& call_;
@@ -298,7 +298,7 @@ void ModelInput::Change(const TensorChange& change, InputTensor* tensor) const {
   }
 }
 
-absl::StatusOr<std::vector<ModelInput>> OpenInputs(Storage& storage, const Recipe& recipe,
+absl::StatusOr<std::vector<ModelInput>> OpenInputs(PlanningStorage& storage, const Recipe& recipe,
                                                    const OpenOptions& open_options,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics) {

@@ -13,6 +13,7 @@
 #include "core/checkpoint/adapter.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/quantisation.h"
+#include "core/engine/intermediates.h"
 #include "core/engine/plan.h"
 
 namespace orthomerge {
@@ -61,7 +62,7 @@ class ModelInput {
 
 // Opens all inputs of the recipe by their headers; remote ones side by side. Fills plan->origins
 // and plan->inputs. All faults go to `diagnostics`, in the order of the recipe.
-absl::StatusOr<std::vector<ModelInput>> OpenInputs(Storage& storage, const Recipe& recipe,
+absl::StatusOr<std::vector<ModelInput>> OpenInputs(PlanningStorage& storage, const Recipe& recipe,
                                                    const OpenOptions& open_options,
                                                    const CallOptions& call, Plan* plan,
                                                    Diagnostics* diagnostics);

@@ -10,6 +10,7 @@
 #include "core/base/digest.h"
 #include "core/checkpoint/strided_view.h"
 #include "core/engine/inputs.h"
+#include "core/engine/intermediates.h"
 #include "core/math/linalg.h"
 #include "core/recipe/expand.h"
 #include "nlohmann/json.hpp"
@@ -46,7 +47,7 @@ void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
 }
 
 // config.json and sidecars come from the base, without one from the first model.
-absl::Status AddBlobs(Storage& storage, const ModelInput& input, const CallOptions& call,
+absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input, const CallOptions& call,
                       Plan* plan) {
   const Checkpoint& donor = input.checkpoint();
   if (donor.config().has_value()) {
@@ -63,7 +64,8 @@ absl::Status AddBlobs(Storage& storage, const ModelInput& input, const CallOptio
     }
     plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
   }
-  ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars, FindSidecars(storage, donor, call));
+  ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars,
+                   FindSidecars(storage.Of(donor.folder()), donor, call));
   for (const Sidecar& sidecar : sidecars) plan->blobs.push_back({sidecar.name, "", sidecar.file});
   return absl::OkStatus();
 }
@@ -107,7 +109,28 @@ std::string DigestOf(const Plan& plan) {
 }  // namespace
 
 uint64_t Plan::total_bytes() const {
-  return std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) + output_bytes;
+  uint64_t total =
+      std::accumulate(reduce_bytes.begin(), reduce_bytes.end(), write_bytes_read) + output_bytes;
+  for (const auto& plan : intermediates) total += plan->total_bytes();
+  return total;
+}
+
+uint64_t Plan::spool_bytes() const {
+  uint64_t total = 0;
+  for (const auto& plan : intermediates) total += plan->output_bytes;
+  return total;
+}
+
+uint64_t Plan::peak_memory() const {
+  uint64_t peak = memory.peak;
+  for (const auto& plan : intermediates) peak = std::max(peak, plan->memory.peak);
+  return peak;
+}
+
+uint64_t Plan::smallest_budget() const {
+  uint64_t smallest = memory.smallest;
+  for (const auto& plan : intermediates) smallest = std::max(smallest, plan->memory.smallest);
+  return smallest;
 }
 
 std::vector<int> Plan::passes() const {
@@ -121,11 +144,22 @@ std::vector<int> Plan::passes() const {
 
 std::vector<std::string> Plan::stage_names() const {
   std::vector<std::string> names;
+  for (const auto& plan : intermediates) {
+    for (std::string& stage : plan->stage_names()) names.push_back(std::move(stage));
+  }
+  const std::string prefix = name.empty() ? "" : absl::StrCat(name, ": ");
   const size_t count = passes().size();
-  for (size_t p = 0; p < count; ++p) names.push_back(absl::StrCat("reduce ", p + 1, "/", count));
-  names.push_back("write");
-  names.push_back("publish");
+  for (size_t p = 0; p < count; ++p) {
+    names.push_back(absl::StrCat(prefix, "reduce ", p + 1, "/", count));
+  }
+  names.push_back(prefix + "write");
+  names.push_back(prefix + "publish");
   return names;
+}
+
+InputFile Plan::Located(const InputFile& input) const {
+  if (input.uri.scheme != Uri::Scheme::kStage) return input;
+  return {spool->Child(input.uri.key), input.size, ""};
 }
 
 const std::string& Plan::commit_name() const {
@@ -147,6 +181,15 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
                                                    const EngineOptions& options,
                                                    const CallOptions& call,
                                                    Diagnostics* diagnostics) {
+  PlanningStorage planning(storage);
+  return MakeStagePlan(make_method, planning, recipe, options, call, diagnostics);
+}
+
+absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_method,
+                                                    PlanningStorage& storage, const Recipe& recipe,
+                                                    const EngineOptions& options,
+                                                    const CallOptions& call,
+                                                    Diagnostics* diagnostics) {
   const absl::StatusOr<std::string> device = ResolveDevice(options.device);
   if (!device.ok()) {
     diagnostics->Add(device.status());
@@ -163,8 +206,8 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
   if (recipe.mask.has_value()) {
-    const absl::StatusOr<Checkpoint> mask =
-        Checkpoint::Open(storage, *recipe.mask, call, diagnostics, {options.header_cache});
+    const absl::StatusOr<Checkpoint> mask = Checkpoint::Open(
+        storage.Of(*recipe.mask), *recipe.mask, call, diagnostics, {options.header_cache});
     if (!mask.ok()) {
       diagnostics->Add(mask.status(), "mask");
       return mask.status();
@@ -181,10 +224,12 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
   RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
-  for (const InputFile& input : plan->inputs) {
-    plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
-  }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
+  for (const InputFile& input : plan->inputs) {
+    const bool spooled = input.uri.scheme == Uri::Scheme::kStage;
+    plan->remote_inputs =
+        plan->remote_inputs || (spooled ? plan->remote_output : IsRemote(input.uri));
+  }
   plan->digest = DigestOf(*plan);
   EngineOptions fitted = options;
   if (fitted.threads <= 0) fitted.threads = CpuCount();

@@ -141,9 +141,24 @@ class Plan {
   uint64_t output_bytes = 0;
   std::vector<Diagnostic> warnings;
 
-  uint64_t total_bytes() const;                  // read and written by all stages
+  // Of several recipes, the plan of the one whose result is wanted has those of all others, in an
+  // order in which they can run. Their outputs lie in its work area: `spool`, of all alike, where
+  // inputs of kStage are found.
+  std::vector<std::unique_ptr<Plan>> intermediates;
+  std::optional<Uri> spool;
+  std::string name;         // of an intermediate: its recipe's
+  SourceLocation location;  // of the recipe; without a line where there is but one
+
+  // With intermediates, but for passes().
+  uint64_t total_bytes() const;  // read and written by all stages
+  uint64_t spool_bytes() const;  // of all intermediates
+  uint64_t peak_memory() const;  // of the most demanding recipe
+  uint64_t smallest_budget() const;
   std::vector<int> passes() const;               // the rounds that take a pass of their own
   std::vector<std::string> stage_names() const;  // as Progress and StageResult name them
+  // Where an input is while the plan runs. Results of other recipes have no version to expect:
+  // nobody else writes to the work area.
+  InputFile Located(const InputFile& input) const;
   // The object whose appearance publishes the model.
   const std::string& commit_name() const;
 };

@@ -167,14 +167,15 @@ absl::Status Publisher::PublishBlob(const Blob& blob) {
 
 absl::Status Publisher::CopyBlob(const PlanBlob& blob) {
   if (!blob.input.has_value()) return PublishBlob({blob.name, blob.text});
-  ASSIGN_OR_RETURN(ObjectStore * source, storage_.For(blob.input->uri, StorageAccess::kRead));
-  if (blob.input->size > kMaxSidecar) {
+  const InputFile input = plan_.Located(*blob.input);
+  ASSIGN_OR_RETURN(ObjectStore * source, storage_.For(input.uri, StorageAccess::kRead));
+  if (input.size > kMaxSidecar) {
     return MakeError(Reason::kInputCorrupt,
-                     absl::StrCat(blob.input->uri.ToString(), " is too large to carry along"));
+                     absl::StrCat(input.uri.ToString(), " is too large to carry along"));
   }
-  std::string bytes(blob.input->size, '\0');
-  RETURN_IF_ERROR(source->Read(blob.input->uri, 0, absl::MakeSpan(&bytes[0], bytes.size()),
-                               blob.input->etag, call_));
+  std::string bytes(input.size, '\0');
+  RETURN_IF_ERROR(
+      source->Read(input.uri, 0, absl::MakeSpan(&bytes[0], bytes.size()), input.etag, call_));
   return PublishBlob({blob.name, std::move(bytes)});
 }
 

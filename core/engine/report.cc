@@ -73,6 +73,16 @@ Json NonFinite(const Plan& plan, const NonFiniteCounts& counts,
   return json;
 }
 
+void AddOrigin(const Plan& plan, Json* json) {
+  (*json)["plan_digest"] = plan.digest;
+  (*json)["recipe"] = Json::parse(plan.recipe.ToJson(), nullptr, false);
+  Json inputs = Json::array();
+  for (const InputFile& input : plan.inputs) {
+    inputs.push_back({{"uri", input.uri.ToString()}, {"size", input.size}, {"etag", input.etag}});
+  }
+  (*json)["inputs"] = std::move(inputs);
+}
+
 }  // namespace
 
 std::string FileDigest(const std::vector<std::string>& part_digests) {
@@ -111,6 +121,9 @@ std::string ReportJson(const Plan& plan, const RunFacts& facts,
   }
   report["stages"] = std::move(stages);
   report["resumed"] = facts.resumed;
+  for (const auto& [name, text] : facts.intermediates) {
+    report["intermediates"][name] = Json::parse(text, nullptr, false);
+  }
   Json texts = Json::array();
   for (const Diagnostic& warning : plan.warnings) texts.push_back(warning.message);
   for (const std::string& warning : *warnings) texts.push_back(warning);
@@ -122,14 +135,13 @@ std::string ProvenanceJson(const Plan& plan, const WriteResult& written) {
   Json json;
   json["tool"] = "orthomerge";
   json["version"] = kVersion;
-  json["plan_digest"] = plan.digest;
   json["numerics"] = plan.numerics;
-  json["recipe"] = Json::parse(plan.recipe.ToJson(), nullptr, false);
-  Json inputs = Json::array();
-  for (const InputFile& input : plan.inputs) {
-    inputs.push_back({{"uri", input.uri.ToString()}, {"size", input.size}, {"etag", input.etag}});
+  AddOrigin(plan, &json);
+  for (const std::unique_ptr<Plan>& intermediate : plan.intermediates) {
+    Json origin = {{"name", intermediate->name}};
+    AddOrigin(*intermediate, &origin);
+    json["intermediates"].push_back(std::move(origin));
   }
-  json["inputs"] = std::move(inputs);
   Json files = Json::array();
   for (size_t f = 0; f < plan.files.size(); ++f) {
     files.push_back({{"name", plan.files[f].name},

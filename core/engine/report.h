@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/engine/plan.h"
@@ -17,6 +18,8 @@ struct RunFacts {
   const WriteResult* written = nullptr;
   std::vector<StageResult> stages;
   bool resumed = false;
+  // Names and reports of the recipes whose results the plan reads.
+  std::vector<std::pair<std::string, std::string>> intermediates = {};
 };
 
 // What a person wants to know; `warnings` receives what the method and the data gave rise to.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/engine/intermediates.h"
 #include "core/engine/plan.h"
 #include "core/engine/publish.h"
 #include "core/engine/report.h"
@@ -78,9 +79,9 @@ class ProgressThread {
     stage_ = std::move(stage);
   }
 
-  void Warn(std::vector<std::string> warnings) {
+  void Warn(const std::vector<std::string>& warnings) {
     absl::MutexLock lock(&mutex_);
-    warnings_ = std::move(warnings);
+    warnings_.insert(warnings_.end(), warnings.begin(), warnings.end());
   }
 
  private:
@@ -136,14 +137,34 @@ std::vector<OutputFile> OutputFiles(const Plan& plan, const WriteResult& written
   return files;
 }
 
+// What the runs of several recipes share.
+struct Session {
+  Storage& storage;
+  const CallOptions call;
+  const RunObserver& observer;  // told about all of them
+  Traffic traffic = {};
+  ProgressThread progress;
+
+  Session(Storage& storage, const Plan& plan, const CallOptions& call, const RunObserver& observer)
+      : storage(storage),
+        call(call),
+        observer(observer),
+        progress(plan, traffic, observer.progress) {}
+};
+
 class Run {
  public:
-  Run(Storage& storage, const Plan& plan, const CallOptions& call, const RunObserver& observer)
-      : storage_(storage),
+  Run(Session& session, const Plan& plan)
+      : storage_(session.storage),
         plan_(plan),
-        call_(call),
-        observer_(observer),
-        progress_(plan, traffic_, observer.progress) {}
+        call_(session.call),
+        session_(session),
+        traffic_(session.traffic),
+        progress_(session.progress) {
+    const std::vector<std::string> names = plan.stage_names();
+    stage_names_.assign(names.end() - static_cast<std::ptrdiff_t>(plan.passes().size() + 2),
+                        names.end());
+  }
 
   absl::StatusOr<RunResult> Execute() {
     const absl::Time start = absl::Now();
@@ -187,9 +208,11 @@ class Run {
     }
     publisher_.emplace(storage_, plan_, work_area_.get(), *now, call_);
     absl::Status status = publisher_->Open();
+    if (status.ok()) status = MakeIntermediates();
     if (status.ok()) status = RunStages();
     if (status.ok()) return status;
     if (refused_ || IsTransient(status) || LostAccess(status)) {
+      if (is_intermediate()) return status;
       return Annotate(status, "stopped; finished work is kept and the same command resumes");
     }
     const absl::Status discarded = publisher_->Discard();
@@ -210,6 +233,26 @@ class Run {
            (result_.resumed || reduced || traffic_.written > 0);
   }
 
+  bool is_intermediate() const { return !plan_.name.empty(); }
+
+  // What an earlier run has made is complete, and stays.
+  absl::Status MakeIntermediates() {
+    for (const std::unique_ptr<Plan>& plan : plan_.intermediates) {
+      absl::StatusOr<RunResult> made = Run(session_, *plan).Execute();
+      if (!made.ok()) return Annotate(made.status(), NameOfStage(plan->name, plan->location));
+      result_.resumed = result_.resumed || made->resumed || made->already_complete;
+      result_.stages.insert(result_.stages.end(), made->stages.begin(), made->stages.end());
+      if (made->already_complete) traffic_.resumed += plan->total_bytes();
+      // Those of the plan stand among this plan's.
+      for (size_t i = plan->warnings.size(); i < made->diagnostics.size(); ++i) {
+        Diagnostic& warning = result_.diagnostics.emplace_back(std::move(made->diagnostics[i]));
+        warning.message = absl::StrCat(plan->name, ": ", warning.message);
+      }
+      intermediate_reports_.emplace_back(plan->name, std::move(made->report_json));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status RunStages() {
     SideData side_data(storage_, plan_, call_, &traffic_);
     const StageContext context{storage_, plan_, *work_area_, call_, &traffic_, side_data};
@@ -220,19 +263,23 @@ class Run {
       solved.rounds[r].tensors.resize(plan_.tensors.size());
     }
     const std::vector<int> passes = plan_.passes();
-    const std::vector<std::string> names = plan_.stage_names();
     for (size_t p = 0; p < passes.size(); ++p) {
-      progress_.SetStage(names[p]);
-      const StageClock clock(names[p], traffic_, &result_.stages);
+      progress_.SetStage(stage_names_[p]);
+      const StageClock clock(stage_names_[p], traffic_, &result_.stages);
       RETURN_IF_ERROR(RunReduce(context, passes[p], &solved));
     }
     MethodReport findings;
     plan_.method->Report(solved, &findings);
-    progress_.Warn(std::move(findings.warnings));
-    if (observer_.metrics != nullptr) {
+    if (is_intermediate()) {
+      for (std::string& warning : findings.warnings) {
+        warning = absl::StrCat(plan_.name, ": ", warning);
+      }
+    }
+    progress_.Warn(findings.warnings);
+    if (session_.observer.metrics != nullptr && !is_intermediate()) {
       std::vector<MetricSeries> metrics;
       plan_.method->Metrics(solved, &metrics);
-      if (!metrics.empty()) observer_.metrics(metrics);
+      if (!metrics.empty()) session_.observer.metrics(metrics);
     }
     for (size_t attempt = 0;; ++attempt) {
       const absl::Status status = WriteAndPublish(context, &solved);
@@ -250,26 +297,28 @@ class Run {
   absl::Status WriteAndPublish(const StageContext& context, Solved* solved) {
     WriteResult written;
     {
-      progress_.SetStage("write");
-      const StageClock clock("write", traffic_, &result_.stages);
+      const std::string& name = stage_names_[stage_names_.size() - 2];
+      progress_.SetStage(name);
+      const StageClock clock(name, traffic_, &result_.stages);
       ASSIGN_OR_RETURN(written, RunWrite(context, solved, &*publisher_));
     }
     RETURN_IF_ERROR(call_.Check());
-    if (observer_.before_publish != nullptr) {
-      const absl::Status status = observer_.before_publish();
+    if (session_.observer.before_publish != nullptr && !is_intermediate()) {
+      const absl::Status status = session_.observer.before_publish();
       refused_ = !status.ok();
       RETURN_IF_ERROR(status);
     }
-    progress_.SetStage("publish");
+    progress_.SetStage(stage_names_.back());
     RunFacts facts;
     facts.solved = solved;
     facts.written = &written;
     facts.stages = result_.stages;
     facts.resumed = result_.resumed;
+    facts.intermediates = intermediate_reports_;
     std::vector<std::string> warnings;
     result_.report_json = ReportJson(plan_, facts, &warnings);
     {
-      const StageClock clock("publish", traffic_, &result_.stages);
+      const StageClock clock(stage_names_.back(), traffic_, &result_.stages);
       RETURN_IF_ERROR(
           publisher_->Publish(written.tags, {{"report.json", result_.report_json},
                                              {"orthomerge.json", ProvenanceJson(plan_, written)}}));
@@ -301,23 +350,28 @@ class Run {
     const Uri& output = *plan_.recipe.output.uri;
     if (output.scheme != Uri::Scheme::kFile) return absl::OkStatus();
     ASSIGN_OR_RETURN(const uint64_t free, FreeSpace(output.key));
+    const uint64_t needed = plan_.output_bytes + plan_.spool_bytes();
     uint64_t staged = 0;  // by an earlier run, in the work area or at the output itself
     const Uri area = output.Sibling(WorkAreaName(output, plan_.digest));
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(output, StorageAccess::kWrite));
-    if (store->Stat(area, call_).ok()) staged = plan_.output_bytes;
-    if (plan_.output_bytes <= free + staged) return absl::OkStatus();
-    return MakeError(Reason::kDiskFull,
-                     absl::StrCat("the output needs ", FormatBytes(plan_.output_bytes), " but ",
-                                  FormatBytes(free), " are free at ", output.Parent().ToString(),
-                                  "; make room or choose another output"));
+    if (store->Stat(area, call_).ok()) staged = needed;
+    if (needed <= free + staged) return absl::OkStatus();
+    return MakeError(
+        Reason::kDiskFull,
+        absl::StrCat("the output needs ", FormatBytes(needed),
+                     plan_.intermediates.empty() ? "" : " with its intermediates", " but ",
+                     FormatBytes(free), " are free at ", output.Parent().ToString(),
+                     "; make room or choose another output"));
   }
 
   Storage& storage_;
   const Plan& plan_;
   const CallOptions call_;
-  const RunObserver& observer_;
-  Traffic traffic_;
-  ProgressThread progress_;
+  Session& session_;
+  Traffic& traffic_;
+  ProgressThread& progress_;
+  std::vector<std::string> stage_names_;  // of this plan alone
+  std::vector<std::pair<std::string, std::string>> intermediate_reports_;
   RunResult result_;
   bool refused_ = false;  // by before_publish
   std::unique_ptr<WorkArea> work_area_;
@@ -332,7 +386,8 @@ absl::StatusOr<RunResult> RunPlan(Storage& storage, const Plan& plan, const Call
     return MakeError(Reason::kMissingKey,
                      "no output: give `output: {uri: ...}` in the recipe or --out");
   }
-  return Run(storage, plan, call, observer).Execute();
+  Session session(storage, plan, call, observer);
+  return Run(session, plan).Execute();
 }
 
 }  // namespace orthomerge

@@ -191,7 +191,7 @@ absl::Status SideData::Read(const PlanTensor& tensor, Entry* entry) {
 
 absl::Status SideData::ReadAll(const std::vector<Want>& wants, char* to) {
   const auto read = [this, to](const Want& want) -> absl::Status {
-    const InputFile& input = plan_.inputs[want.file];
+    const InputFile input = plan_.Located(plan_.inputs[want.file]);
     ASSIGN_OR_RETURN(ObjectStore * store, storage_.For(input.uri, StorageAccess::kRead));
     const size_t size = want.end - want.begin;
     const auto read_range = [&](uint64_t begin, absl::Span<char> out) {

@@ -173,6 +173,13 @@ absl::Status RemoveWorkArea(Storage& storage, ObjectStore& store, const Uri& fol
     ASSIGN_OR_RETURN(LocalLock held, LockWorkArea(storage, folder));
     lock.emplace(std::move(held));
   }
+  // Those of intermediates, beside what they are for.
+  const Uri spool = folder.Child(kSpool);
+  ASSIGN_OR_RETURN(const std::vector<std::string> areas, store.ListNames(spool, ".", call));
+  for (const std::string& area : areas) {
+    if (!absl::StrContains(area, ".orthomerge-")) continue;
+    RETURN_IF_ERROR(RemoveWorkArea(storage, store, spool.Child(area), call));
+  }
   ASSIGN_OR_RETURN(const std::vector<UploadRecord> records, RecordsIn(store, folder, call));
   for (const UploadRecord& record : records) {
     ASSIGN_OR_RETURN(const Uri target, Uri::Parse(record.uri, ""));

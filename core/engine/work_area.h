@@ -16,6 +16,10 @@
 
 namespace orthomerge {
 
+// The folder of a work area in which the results of other recipes lie, their own work areas beside
+// them.
+constexpr char kSpool[] = "stages";
+
 class WorkArea {
  public:
   // Opens (or makes) the work area of the plan `digest` for `output`. Local ones are locked: a

@@ -23,6 +23,12 @@ constexpr std::array<std::pair<JobState, const char*>, 7> kStateNames = {{
 
 }  // namespace
 
+std::string PhaseOf(absl::string_view stage) {
+  const size_t recipe = stage.find(": ");
+  if (recipe != absl::string_view::npos) stage.remove_prefix(recipe + 2);
+  return std::string(stage.substr(0, stage.find(' ')));
+}
+
 absl::string_view JobStateName(JobState state) {
   for (const auto& [value, name] : kStateNames) {
     if (value == state) return name;

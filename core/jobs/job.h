@@ -69,6 +69,9 @@ struct JobPlan {
   friend bool operator==(const JobPlan&, const JobPlan&) = default;
 };
 
+// What a stage does, of few: "reduce" of "first: reduce 1/2".
+std::string PhaseOf(absl::string_view stage);
+
 struct JobProgress {
   std::string stage;
   uint64_t bytes_done = 0;

@@ -45,12 +45,16 @@ uint64_t NeededMemory(uint64_t peak, uint64_t limit) {
 // Everything that is read, weights first, then the files that travel along.
 std::vector<JobPlan::Input> InputsOf(const Plan& plan) {
   std::vector<JobPlan::Input> inputs;
-  for (const InputFile& file : plan.inputs) {
+  const auto add = [&](const InputFile& file) {
+    if (file.uri.scheme == Uri::Scheme::kStage) return;  // made on the way
     inputs.push_back({file.uri.ToString(), file.size, file.etag});
+  };
+  for (const std::unique_ptr<Plan>& intermediate : plan.intermediates) {
+    for (const JobPlan::Input& input : InputsOf(*intermediate)) inputs.push_back(input);
   }
+  for (const InputFile& file : plan.inputs) add(file);
   for (const PlanBlob& blob : plan.blobs) {
-    if (!blob.input.has_value()) continue;
-    inputs.push_back({blob.input->uri.ToString(), blob.input->size, blob.input->etag});
+    if (blob.input.has_value()) add(*blob.input);
   }
   return inputs;
 }
@@ -154,20 +158,22 @@ absl::StatusOr<std::unique_ptr<orthomerge::Plan>> MergeExecutor::MakeMergePlan(
     const JobSpec& spec, const ExecutionOptions& options, const CallOptions& call,
     Diagnostics* diagnostics) {
   const RecipeFile file{spec.document_name, spec.document, spec.relative_to, spec.relative_to};
-  ASSIGN_OR_RETURN(const Recipe recipe,
-                   ParseRecipe(file, {spec.output_uri, spec.seed}, diagnostics));
-  if (!recipe.output.uri.has_value()) {
+  ASSIGN_OR_RETURN(const std::vector<RecipeStage> stages,
+                   ParseRecipes(file, {spec.output_uri, spec.seed}, diagnostics));
+  if (!stages.back().recipe.output.uri.has_value()) {
     diagnostics->Error(Reason::kMissingKey,
                        "nothing says where the checkpoint goes; add `output: {uri: ...}` to the "
                        "recipe, or give the job an output URI",
                        "output.uri", {.file = file.name});
     return diagnostics->ToStatus();
   }
-  if (options_.max_models > 0 && recipe.models.size() > options_.max_models) {
-    diagnostics->Error(Reason::kTooManyModels,
-                       absl::StrCat(recipe.models.size(), " models; this server takes at most ",
-                                    options_.max_models),
-                       "models", {.file = file.name});
+  for (const RecipeStage& stage : stages) {
+    const size_t models = stage.recipe.models.size();
+    if (options_.max_models == 0 || models <= options_.max_models) continue;
+    diagnostics->Error(
+        Reason::kTooManyModels,
+        absl::StrCat(models, " models; this server takes at most ", options_.max_models), "models",
+        stages.size() > 1 ? stage.location : SourceLocation{file.name});
     return diagnostics->ToStatus();
   }
   EngineOptions engine;
@@ -176,7 +182,7 @@ absl::StatusOr<std::unique_ptr<orthomerge::Plan>> MergeExecutor::MakeMergePlan(
   engine.device = options.device;
   engine.header_cache = &header_cache_;
   engine.allow_pickle = options_.allow_pickle;
-  return MakePlan(*storage_, recipe, engine, call, diagnostics);
+  return MakePlan(*storage_, stages, engine, call, diagnostics);
 }
 
 absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptions& call,
@@ -190,14 +196,14 @@ absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptio
         host == 0 ? options_.default_memory_budget : std::min(options_.default_memory_budget, host);
   }
   ASSIGN_OR_RETURN(const auto plan, MakeMergePlan(spec, options, call, diagnostics));
-  const uint64_t peak = std::max(plan->memory.peak, plan->memory.smallest);
+  const uint64_t peak = std::max(plan->peak_memory(), plan->smallest_budget());
   if (host > 0 && peak > host) {
     const absl::Status status = MakeError(
         Reason::kBudgetTooSmall,
         absl::StrCat("within its memory budget of ", FormatBytes(options.memory_budget),
                      " this job uses ", FormatBytes(peak), ", but the server has ",
                      FormatBytes(host), " for all jobs; give the job a memory budget of at most ",
-                     host, " bytes (this plan works from ", plan->memory.smallest, " bytes on)"));
+                     host, " bytes (this plan works from ", plan->smallest_budget(), " bytes on)"));
     diagnostics->Add(status);
     return status;
   }
@@ -219,8 +225,8 @@ absl::StatusOr<JobPlan> MergeExecutor::Plan(const JobSpec& spec, const CallOptio
   out.output_bytes = plan->output_bytes;
   out.memory_budget =
       NeededMemory(peak, host == 0 ? options.memory_budget : std::min(options.memory_budget, host));
-  out.memory_peak = plan->memory.peak;
-  out.memory_smallest = plan->memory.smallest;
+  out.memory_peak = plan->peak_memory();
+  out.memory_smallest = plan->smallest_budget();
   out.inputs = InputsOf(*plan);
   out.stages = plan->stage_names();
   out.warnings = WarningsOf(plan->warnings);

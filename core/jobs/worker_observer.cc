@@ -26,7 +26,7 @@ JobObserver WorkerPool::Observe(HeldJob& job) {
     const uint64_t done =
         progress.bytes_done - std::min(progress.bytes_done, progress.bytes_resumed);
     if (metrics_ != nullptr && done > counted) {
-      metrics_->AddMergeBytes(progress.stage.substr(0, progress.stage.find(' ')), job.device,
+      metrics_->AddMergeBytes(PhaseOf(progress.stage), job.device,
                               static_cast<double>(done - counted));
       counted = done;
     }

@@ -192,7 +192,7 @@ void WorkerPool::Succeed(HeldJob& job, const JobResult& result) {
   if (!written.ok() || metrics_ == nullptr) return;
   metrics_->AttemptEnded("ok");
   for (const JobResult::Stage& stage : result.stages) {
-    metrics_->ObservePhase(stage.name.substr(0, stage.name.find(' ')), job.device, stage.seconds);
+    metrics_->ObservePhase(PhaseOf(stage.name), job.device, stage.seconds);
   }
   const JobPlan& plan = job.claimed.job.plan;
   metrics_->AddMergeTensors(plan.method, static_cast<double>(plan.tensor_count));

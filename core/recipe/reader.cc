@@ -158,14 +158,25 @@ std::optional<Uri> Reader::ReadUri(const YamlValue& value, const std::string& fi
 
 std::optional<Uri> Reader::ReadModelUri(const YamlValue& value, const std::string& field,
                                         const std::string& directory) {
-  if (stages_ != nullptr && value.kind == Kind::kText) {
-    const auto stage = stages_->find(value.text);
-    if (stage != stages_->end()) {
-      used_stages_.insert(stage->first);
-      return stage->second;
-    }
+  if (stages_ == nullptr || stages_->empty() || value.kind != Kind::kText) {
+    return ReadUri(value, field, directory);
   }
-  return ReadUri(value, field, directory);
+  const auto stage = stages_->find(value.text);
+  if (stage != stages_->end()) {
+    used_stages_.insert(stage->first);
+    return stage->second;
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, uri] : *stages_) names.push_back(name);
+  constexpr size_t kShortest = 4;  // below, every word is near every other one
+  const std::string suggestion = value.text.size() < kShortest ? "" : DidYouMean(value.text, names);
+  std::optional<Uri> uri = ReadUri(value, field, directory);
+  if (!uri.has_value() || !suggestion.empty()) {
+    const std::string message = absl::StrCat("no recipe of this file is named ", Quote(value.text),
+                                             ", so it is a path", suggestion);
+    diagnostics_.Warning(message, field, value.location);
+  }
+  return uri;
 }
 
 std::optional<NameFilter> Reader::ReadFilter(const YamlValue& value, const std::string& field) {
@@ -236,6 +247,7 @@ RecipeOutput Reader::ReadOutput(const YamlEntry* entry, const std::string& direc
     WrongType(entry->value, "output", "a path, a URI or a mapping with uri, dtype, max_shard_size");
   }
 
+  if (is_intermediate_) return output;
   if (overrides_.output_uri.has_value()) {
     // The command line wins; a stale URI in the file does no harm.
     absl::StatusOr<Uri> parsed = Uri::Parse(*overrides_.output_uri, file_.working_directory);

@@ -60,6 +60,8 @@ class Reader {
   void CheckModelCount(size_t count, const MethodSchema* method, const std::string& field,
                        const SourceLocation& location, absl::string_view hint = "");
 
+  // The output URI is nobody's to choose: results that other recipes read lie in the work area.
+  void set_is_intermediate() { is_intermediate_ = true; }
   // Results of other documents of the file, by name. Borrowed.
   void set_stages(const std::map<std::string, Uri>* stages) { stages_ = stages; }
   const std::set<std::string>& used_stages() const { return used_stages_; }
@@ -68,6 +70,7 @@ class Reader {
   const RecipeFile& file_;
   const RecipeOverrides& overrides_;
   Diagnostics& diagnostics_;
+  bool is_intermediate_ = false;
   const std::map<std::string, Uri>* stages_ = nullptr;
   std::set<std::string> used_stages_;
   std::map<std::string, NameFilter> patterns_;  // by text: a pattern may stand in many places

@@ -148,17 +148,20 @@ absl::StatusOr<Recipe> ParseRecipe(const RecipeFile& file, const RecipeOverrides
 
 // One of several recipes in a file.
 struct RecipeStage {
-  std::string name;        // empty: the one whose result is wanted
-  Recipe recipe;           // its output is a folder of that name in `stages`
-  std::vector<int> needs;  // stages whose results it reads; they stand before it
+  std::string name;         // may be empty for the last one
+  Recipe recipe;            // without an output URI but for the last one
+  std::vector<int> needs;   // stages whose results it reads; they stand before it
+  SourceLocation location;  // of its document
 };
 
 // Reads a file of one or several documents, divided by `---`. Each is a recipe of either kind, with
 // `name` beside it for all but one at most. Where a recipe's model or base is the name of another
-// one, that one's result is meant, `stages`/NAME. Returned is an order in which they can run.
-// Faults as in ParseRecipe; also names that are not unique and recipes that need each other.
+// one, that one's result is meant, a Uri of kStage. The result that is wanted is that of the recipe
+// without a name, else of the last in the file. Returned is an order in which they can run, with
+// that one at the end; recipes that it does not need are left out with a warning. Faults as in
+// ParseRecipe; also names that are not unique and recipes that need each other.
 absl::StatusOr<std::vector<RecipeStage>> ParseRecipes(const RecipeFile& file,
                                                       const RecipeOverrides& overrides,
-                                                      const Uri& stages, Diagnostics* diagnostics);
+                                                      Diagnostics* diagnostics);
 
 }  // namespace orthomerge

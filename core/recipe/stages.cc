@@ -13,24 +13,28 @@ namespace {
 
 class StagesReader {
  public:
-  StagesReader(const RecipeFile& file, const RecipeOverrides& overrides, const Uri& stages,
+  StagesReader(const RecipeFile& file, const RecipeOverrides& overrides,
                std::vector<YamlValue> documents, Diagnostics* found)
-      : file_(file),
-        overrides_(overrides),
-        directory_(stages),
-        documents_(std::move(documents)),
-        found_(*found) {}
+      : file_(file), overrides_(overrides), documents_(std::move(documents)), found_(*found) {}
 
   std::vector<RecipeStage> Read() {
     stages_.resize(documents_.size());
     for (size_t i = 0; i < documents_.size(); ++i) ReadName(static_cast<int>(i));
+    last_ = unnamed_ >= 0 ? unnamed_ : static_cast<int>(documents_.size()) - 1;
     for (size_t i = 0; i < documents_.size(); ++i) ReadDocument(static_cast<int>(i));
-    return InOrder();
+    const std::vector<int> order = InOrder();
+    if (order.size() < stages_.size()) {
+      ReportCycle(order);
+      return {};
+    }
+    CheckLast();
+    return Needed(order);
   }
 
  private:
   void ReadName(int index) {
     YamlValue& root = documents_[index];
+    stages_[index].location = root.location;
     const YamlEntry* entry = root.Find("name");
     if (entry == nullptr) {
       if (unnamed_ >= 0) {
@@ -66,7 +70,7 @@ class StagesReader {
       return;
     }
     locations_[index] = location;
-    results_[name] = directory_.Child(name);
+    results_[name] = {Uri::Scheme::kStage, "", name};
     stages_[index].name = std::move(name);
   }
 
@@ -81,19 +85,18 @@ class StagesReader {
 
   void ReadDocument(int index) {
     RecipeStage& stage = stages_[index];
-    RecipeOverrides overrides = overrides_;
-    if (!stage.name.empty()) overrides.output_uri = results_[stage.name].ToString();
-    Reader reader(file_, overrides, &found_);
+    Reader reader(file_, overrides_, &found_);
     reader.set_stages(&results_);
+    if (index != last_) reader.set_is_intermediate();
     stage.recipe = ReadRecipe(documents_[index], &reader);
     for (const std::string& name : reader.used_stages()) {
       stage.needs.push_back(index_of_.at(name));
     }
   }
 
-  // Every stage behind those it needs, else as in the file; the unnamed one, which nothing can
-  // need, last.
-  std::vector<RecipeStage> InOrder() {
+  // Every stage behind those it needs, else as in the file; the last one, where nothing needs it,
+  // at the end. Those of a cycle are missing.
+  std::vector<int> InOrder() const {
     std::vector<int> order;
     std::vector<int> waits_for(stages_.size());
     std::vector<std::vector<int>> users(stages_.size());
@@ -105,7 +108,7 @@ class StagesReader {
     }
     while (!ready.empty()) {
       auto next = ready.begin();
-      if (*next == unnamed_ && ready.size() > 1) ++next;
+      if (*next == last_ && ready.size() > 1) ++next;
       order.push_back(*next);
       const int done = *next;
       ready.erase(next);
@@ -113,12 +116,42 @@ class StagesReader {
         if (--waits_for[user] == 0) ready.insert(user);
       }
     }
-    if (order.size() < stages_.size()) ReportCycle(order);
+    return order;
+  }
+
+  void CheckLast() {
+    for (const RecipeStage& stage : stages_) {
+      if (std::find(stage.needs.begin(), stage.needs.end(), last_) == stage.needs.end()) continue;
+      found_.Error(
+          Reason::kOutOfRange,
+          absl::StrCat(Quote(stages_[last_].name),
+                       " stands last, so its result is the output, but ", Quote(stage.name),
+                       " needs it; leave out the name of the recipe whose result is "
+                       "wanted"),
+          "name", locations_[last_]);
+      return;
+    }
+  }
+
+  // `order` without what the last one can do without.
+  std::vector<RecipeStage> Needed(const std::vector<int>& order) {
+    std::vector<bool> needed(stages_.size());
+    needed[last_] = true;
+    for (auto it = order.rbegin(); it != order.rend(); ++it) {
+      if (!needed[*it]) continue;
+      for (const int need : stages_[*it].needs) needed[need] = true;
+    }
     std::vector<int> position(stages_.size(), -1);
-    for (size_t i = 0; i < order.size(); ++i) position[order[i]] = static_cast<int>(i);
     std::vector<RecipeStage> result;
     for (const int index : order) {
       RecipeStage& stage = stages_[index];
+      if (!needed[index]) {
+        found_.Warning(
+            absl::StrCat("nothing needs the result of ", Quote(stage.name), "; it is not made"),
+            "name", locations_[index]);
+        continue;
+      }
+      position[index] = static_cast<int>(result.size());
       for (int& need : stage.needs) need = position[need];
       result.push_back(std::move(stage));
     }
@@ -147,11 +180,11 @@ class StagesReader {
 
   const RecipeFile& file_;
   const RecipeOverrides& overrides_;
-  const Uri& directory_;
   std::vector<YamlValue> documents_;
   Diagnostics& found_;
   std::vector<RecipeStage> stages_;
   int unnamed_ = -1;
+  int last_ = -1;  // whose result is the output
   std::map<std::string, int> index_of_;
   std::map<std::string, Uri> results_;
   std::map<int, SourceLocation> locations_;  // of the names
@@ -161,12 +194,12 @@ class StagesReader {
 
 absl::StatusOr<std::vector<RecipeStage>> ParseRecipes(const RecipeFile& file,
                                                       const RecipeOverrides& overrides,
-                                                      const Uri& stages, Diagnostics* diagnostics) {
+                                                      Diagnostics* diagnostics) {
   Diagnostics found;
   std::vector<RecipeStage> result;
   std::vector<YamlValue> documents = ParseYamlDocuments(file.name, file.text, &found);
   if (!documents.empty()) {
-    result = StagesReader(file, overrides, stages, std::move(documents), &found).Read();
+    result = StagesReader(file, overrides, std::move(documents), &found).Read();
   }
   AddSorted(found, file.name, diagnostics);
   if (found.has_errors()) return diagnostics->ToStatus();

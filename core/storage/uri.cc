@@ -150,6 +150,7 @@ absl::StatusOr<Uri> Uri::Parse(absl::string_view text, absl::string_view directo
 
 std::string Uri::ToString() const {
   if (scheme == Scheme::kFile) return key;
+  if (scheme == Scheme::kStage) return absl::StrCat("stage:", key);
   return key.empty() ? absl::StrCat("s3://", bucket) : absl::StrCat("s3://", bucket, "/", key);
 }
 

@@ -84,6 +84,35 @@ class MergeExecutorTest : public EngineTest {
   int published_ = 0;
 };
 
+// Two recipes, of which the second reads what the first makes.
+TEST_F(MergeExecutorTest, SeveralRecipesAreOneJob) {
+  JobSpec spec;
+  spec.document =
+      absl::StrCat("name: first\nmethod: average\nmodels: [", Path("m0"), ", ", Path("m1"),
+                   "]\n---\nmethod: awd\nbase: ", Path("base"), "\nmodels: [first, ", Path("m1"),
+                   "]\nparameters: {scale: relative}\n");
+  spec.document_name = "recipe.yaml";
+  spec.output_uri = Path("out");
+  const Job job = JobOf(spec);
+  EXPECT_EQ(job.plan.method, "awd");
+  EXPECT_THAT(job.plan.stages,
+              ElementsAre("first: write", "first: publish", "reduce 1/1", "write", "publish"));
+  std::vector<std::string> inputs;
+  for (const JobPlan::Input& input : job.plan.inputs) inputs.push_back(input.uri);
+  EXPECT_THAT(inputs, ElementsAre(Path("m0/model.safetensors"), Path("m1/model.safetensors"),
+                                  Path("base/model.safetensors"), Path("m1/model.safetensors"),
+                                  Path("base/tokenizer.json")));
+  const auto result = RunJob(job);
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(published_, 1);
+  EXPECT_EQ(progress_.back().bytes_done, job.plan.bytes_total);
+
+  spec.document = absl::StrCat("name: a\nmethod: average\nmodels: [b]\n---\nname: b\n",
+                               "method: average\nmodels: [a]\n");
+  EXPECT_FALSE(TryPlanJob(spec).ok());
+  EXPECT_THAT(Fault(), HasSubstr("name|'a' needs 'b' needs 'a'"));
+}
+
 TEST_F(MergeExecutorTest, PlansAndRuns) {
   PlanDetails details;
   const auto plan = TryPlanJob(Spec(), &details);

@@ -1,6 +1,7 @@
 // Any bytes as a CreateMergeJobRequest: faults of the request or a recipe document that the one
 // reader of recipes judges, and in either case an answer that every client can take.
 #include <string>
+#include <vector>
 
 #include "core/recipe/recipe.h"
 #include "server/convert.h"
@@ -40,16 +41,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                     .directory = job.relative_to,
                                     .working_directory = job.relative_to};
   orthomerge::Diagnostics diagnostics;
-  const absl::StatusOr<orthomerge::Recipe> recipe =
-      orthomerge::ParseRecipe(file, {job.output_uri, job.seed}, &diagnostics);
-  FUZZ_CHECK(recipe.ok() != diagnostics.has_errors());
-  if (!recipe.ok()) {
+  const absl::StatusOr<std::vector<orthomerge::RecipeStage>> recipes =
+      orthomerge::ParseRecipes(file, {job.output_uri, job.seed}, &diagnostics);
+  FUZZ_CHECK(recipes.ok() != diagnostics.has_errors());
+  if (!recipes.ok()) {
     CheckAnswer(
-        orthomerge::PlanningError(recipe.status(), diagnostics, "merge_job.spec", spec, {}));
+        orthomerge::PlanningError(recipes.status(), diagnostics, "merge_job.spec", spec, {}));
   } else if (spec.has_recipe()) {
     // What was typed stands in the recipe, and nothing else.
-    FUZZ_CHECK(recipe->method == spec.recipe().method());
-    FUZZ_CHECK(recipe->output.uri.has_value());
+    FUZZ_CHECK(recipes->size() == 1);
+    FUZZ_CHECK(recipes->back().recipe.method == spec.recipe().method());
+    FUZZ_CHECK(recipes->back().recipe.output.uri.has_value());
   }
   return 0;
 }

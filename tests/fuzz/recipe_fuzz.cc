@@ -10,12 +10,6 @@
 
 namespace {
 
-orthomerge::Uri Stages() {
-  orthomerge::Uri uri;
-  uri.key = "/stages";
-  return uri;
-}
-
 // Whatever a recipe says, it means tensors or faults.
 void Expand(const orthomerge::Recipe& recipe) {
   if (recipe.ToJson().empty()) std::abort();
@@ -46,7 +40,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (recipe.ok()) Expand(*recipe);
 
   orthomerge::Diagnostics of_stages;
-  const auto stages = orthomerge::ParseRecipes(file, {}, Stages(), &of_stages);
+  const auto stages = orthomerge::ParseRecipes(file, {}, &of_stages);
   if (stages.ok() == of_stages.has_errors()) std::abort();
   return 0;
 }

@@ -17,7 +17,7 @@ absl::StatusOr<std::vector<RecipeStage>> Parse(const std::string& text,
   Diagnostics diagnostics;
   return ParseRecipes(
       {.name = "r.yaml", .text = text, .directory = "/recipes", .working_directory = "/cwd"},
-      overrides, *Uri::Parse("/work", ""), &diagnostics);
+      overrides, &diagnostics);
 }
 
 std::string ErrorOf(const std::string& text) {
@@ -50,22 +50,23 @@ TEST(StagesTest, ComeInAnOrderThatWorks) {
   const RecipeStage& last = (*stages)[2];
   EXPECT_EQ(first.name, "first");
   EXPECT_THAT(first.needs, IsEmpty());
-  EXPECT_EQ(first.recipe.output.uri->ToString(), "/work/first");
+  EXPECT_FALSE(first.recipe.output.uri.has_value());
+  EXPECT_EQ(first.location.line, 11);
   EXPECT_EQ(first.recipe.models[0].uri.ToString(), "/cwd/a");
   EXPECT_EQ(second.name, "second");
   EXPECT_THAT(second.needs, ElementsAre(0));
-  EXPECT_EQ(second.recipe.models[0].uri.ToString(), "/work/first");
+  EXPECT_EQ(second.recipe.models[0].uri.ToString(), "stage:first");
   EXPECT_EQ(second.recipe.models[1].uri.ToString(), "/recipes/c");
   EXPECT_EQ(last.name, "");
   EXPECT_THAT(last.needs, ElementsAre(0, 1));
-  EXPECT_EQ(last.recipe.base->ToString(), "/work/first");
+  EXPECT_EQ(last.recipe.base->ToString(), "stage:first");
   EXPECT_EQ(last.recipe.output.uri->ToString(), "/cwd/out");
 }
 
 TEST(StagesTest, TheCommandLineNamesTheLastOutput) {
   const auto stages = Parse(kThree, {.output_uri = "there", .seed = 7});
   ASSERT_TRUE(stages.ok()) << stages.status();
-  EXPECT_EQ((*stages)[0].recipe.output.uri->ToString(), "/work/first");
+  EXPECT_FALSE((*stages)[0].recipe.output.uri.has_value());
   EXPECT_EQ((*stages)[2].recipe.output.uri->ToString(), "/cwd/there");
   EXPECT_EQ((*stages)[0].recipe.seed, 7);
 }
@@ -76,12 +77,69 @@ TEST(StagesTest, OneRecipeIsAStage) {
   EXPECT_THAT(*stages, SizeIs(1));
 }
 
+TEST(StagesTest, WithoutARecipeWithoutNameTheLastOneCounts) {
+  const auto stages = Parse(
+      "name: p\nmethod: average\nmodels: [a]\n---\nname: q\nmethod: average\nmodels: [p]\n"
+      "output: {uri: out, dtype: bfloat16}\n");
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  ASSERT_THAT(*stages, SizeIs(2));
+  EXPECT_EQ((*stages)[1].name, "q");
+  EXPECT_EQ((*stages)[1].recipe.output.uri->ToString(), "/recipes/out");
+  EXPECT_THAT(
+      ErrorOf("name: p\nmethod: average\nmodels: [q]\n---\nname: q\nmethod: average\n"
+              "models: [a]\n"),
+      HasSubstr("r.yaml:5:7: error: name: 'q' stands last, so its result is the output, but "
+                "'p' needs it"));
+}
+
+TEST(StagesTest, AnIntermediateKeepsItsDTypeAndNotItsPlace) {
+  const auto stages = Parse(
+      "method: average\nmodels: [p]\n---\nname: p\nmethod: average\nmodels: [a]\n"
+      "output: {uri: 'ftp://nowhere', dtype: float16, max_shard_size: 1MB}\n");
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  EXPECT_FALSE((*stages)[0].recipe.output.uri.has_value());
+  EXPECT_EQ((*stages)[0].recipe.output.dtype, DType::kF16);
+  EXPECT_EQ((*stages)[0].recipe.output.max_shard_size, 1'000'000);
+}
+
+TEST(StagesTest, WhatNobodyNeedsIsLeftOut) {
+  Diagnostics diagnostics;
+  const auto stages =
+      ParseRecipes({.name = "r.yaml",
+                    .text = "name: p\nmethod: average\nmodels: [a]\n---\nname: q\nmethod: average\n"
+                            "models: [a]\n---\nmethod: average\nmodels: [q]\n",
+                    .directory = "/recipes",
+                    .working_directory = "/cwd"},
+                   {}, &diagnostics);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  ASSERT_THAT(*stages, SizeIs(2));
+  EXPECT_EQ((*stages)[0].name, "q");
+  EXPECT_THAT((*stages)[1].needs, ElementsAre(0));
+  ASSERT_THAT(diagnostics.items(), SizeIs(1));
+  EXPECT_EQ(diagnostics.items()[0].ToString(),
+            "r.yaml:1:7: warning: name: nothing needs the result of 'p'; it is not made");
+}
+
+TEST(StagesTest, AMisspeltNameIsPointedOut) {
+  const std::string text =
+      "name: first\nmethod: average\nmodels: [a]\n---\nmethod: average\nmodels: [frist]\n";
+  Diagnostics diagnostics;
+  const RecipeFile in_a_job{
+      .name = "r.yaml", .text = text, .directory = "", .working_directory = ""};
+  EXPECT_FALSE(ParseRecipes(in_a_job, {}, &diagnostics).ok());
+  std::string all;
+  for (const Diagnostic& item : diagnostics.items()) all += item.ToString() + "\n";
+  EXPECT_THAT(all, HasSubstr("r.yaml:6:10: warning: models[0]: no recipe of this file is named "
+                             "'frist', so it is a path; did you mean 'first'?"));
+  EXPECT_THAT(all, HasSubstr("is a relative path"));
+}
+
 TEST(StagesTest, AnAdapterMayGoOnAStage) {
   const auto stages = Parse(
       "merge_method: passthrough\nmodels: [{model: s+lora}]\n---\n"
       "name: s\nmethod: average\nmodels: [a]\n");
   ASSERT_TRUE(stages.ok()) << stages.status();
-  EXPECT_EQ((*stages)[1].recipe.models[0].uri.ToString(), "/work/s");
+  EXPECT_EQ((*stages)[1].recipe.models[0].uri.ToString(), "stage:s");
   EXPECT_EQ((*stages)[1].recipe.models[0].adapter->ToString(), "/cwd/lora");
 }
 

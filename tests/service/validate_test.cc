@@ -109,6 +109,19 @@ TEST(ValidateCreateTest, EveryRule) {
          (*recipe(r)->mutable_models(0)->mutable_parameters())["k"].mutable_filters();
        }},
       {"merge_job.spec.recipe.slices UNSUPPORTED", [&](auto* r) { recipe(r)->add_slices(); }},
+      {"merge_job.spec.recipe.modules UNSUPPORTED", [&](auto* r) { recipe(r)->add_modules(); }},
+      {"merge_job.spec.recipe.input_dtype UNSUPPORTED",
+       [&](auto* r) { recipe(r)->set_input_dtype("float32"); }},
+      {"merge_job.spec.recipe.tokenizer UNSUPPORTED",
+       [&](auto* r) { recipe(r)->mutable_tokenizer(); }},
+      {"merge_job.spec.recipe.models[0].adapter UNSUPPORTED",
+       [&](auto* r) { recipe(r)->mutable_models(0)->set_adapter("s3://a/b"); }},
+      {"merge_job.spec.recipe.base.prefixes UNSUPPORTED",
+       [&](auto* r) { recipe(r)->mutable_base()->add_prefixes(); }},
+      {"merge_job.spec.recipe.models[0].prefixes[1].base USAGE",
+       [&](auto* r) {
+         for (int i = 0; i < 2; ++i) recipe(r)->mutable_models(0)->add_prefixes()->set_base("a.");
+       }},
       {"merge_job.spec.recipe.sweep UNSUPPORTED", [&](auto* r) { recipe(r)->add_sweep(); }},
       {"merge_job.spec.recipe.statistics UNSUPPORTED",
        [&](auto* r) { (*recipe(r)->mutable_statistics())["fisher"] = "s3://a/b"; }},
@@ -122,6 +135,99 @@ TEST(ValidateCreateTest, EveryRule) {
     v1::CreateMergeJobRequest request = GoodRequest();
     test.change(&request);
     EXPECT_THAT(Faults(Validate(request, {})), ElementsAre(test.expected));
+  }
+}
+
+TEST(ValidateCreateTest, EveryRuleOfMergekitsRecipes) {
+  using Change = std::function<void(v1::Recipe*)>;
+  const auto filter = [](v1::Recipe* r) {
+    return (*r->mutable_parameters())["t"].mutable_filters()->add_filters();
+  };
+  const auto token = [](v1::Recipe* r) {
+    v1::Token* added = r->mutable_tokenizer()->add_tokens();
+    added->set_text("<a>");
+    return added;
+  };
+  const double inf = std::numeric_limits<double>::infinity();
+  const std::vector<std::pair<const char*, Change>> cases = {
+      {"models[0].name UNSUPPORTED", [](auto* r) { r->mutable_models(0)->set_name("x"); }},
+      {"models[0].prefixes UNSUPPORTED", [](auto* r) { r->mutable_models(0)->add_prefixes(); }},
+      {"models[0].adapter USAGE", [](auto* r) { r->mutable_models(0)->set_adapter("lora"); }},
+      {"models[0].parameters.weight USAGE",
+       [](auto* r) {
+         r->mutable_models(0)->set_weight(1);
+         (*r->mutable_models(0)->mutable_parameters())["weight"].set_number(1);
+       }},
+      {"transforms UNSUPPORTED", [](auto* r) { r->add_transforms()->set_method("awd"); }},
+      {"otherwise UNSUPPORTED", [](auto* r) { r->set_otherwise("base"); }},
+      {"parameters.t.gradient.values MISSING_KEY",
+       [](auto* r) { (*r->mutable_parameters())["t"].mutable_gradient(); }},
+      {"parameters.t.gradient.values[1] OUT_OF_RANGE",
+       [&](auto* r) {
+         auto* gradient = (*r->mutable_parameters())["t"].mutable_gradient();
+         gradient->add_values(1);
+         gradient->add_values(inf);
+       }},
+      {"parameters.t.filters MISSING_KEY",
+       [](auto* r) { (*r->mutable_parameters())["t"].mutable_filters(); }},
+      {"parameters.t.filters[0].value MISSING_KEY", [&](auto* r) { filter(r); }},
+      {"parameters.t.filters[0].value.number OUT_OF_RANGE",
+       [&](auto* r) { filter(r)->mutable_value()->set_number(inf); }},
+      {"parameters.t.filters[0].value.filters WRONG_TYPE",
+       [&](auto* r) { filter(r)->mutable_value()->mutable_filters(); }},
+      {"parameters.t.filters[0] RECIPE_SYNTAX",
+       [&](auto* r) {
+         v1::Filter* added = filter(r);
+         added->mutable_value()->set_number(1);
+         added->set_regex("a");
+         added->set_glob("a");
+       }},
+      {"parameters.t.filters[0].contains USAGE",
+       [&](auto* r) {
+         v1::Filter* added = filter(r);
+         added->mutable_value()->set_number(1);
+         added->set_contains("regex:a");
+       }},
+      {"slices[0].sources MISSING_KEY", [](auto* r) { r->add_slices(); }},
+      {"slices[0].sources[0].last_layer OUT_OF_RANGE",
+       [](auto* r) { r->add_slices()->add_sources()->mutable_model()->set_uri("/m"); }},
+      {"slices[0].sources[0].first_layer OUT_OF_RANGE",
+       [](auto* r) {
+         v1::SliceSource* source = r->add_slices()->add_sources();
+         source->mutable_model()->set_uri("/m");
+         source->set_first_layer(-1);
+         source->set_last_layer(2);
+       }},
+      {"slices[0].sources[0].model.uri MISSING_KEY",
+       [](auto* r) { r->add_slices()->add_sources()->set_last_layer(1); }},
+      {"modules[0].name MISSING_KEY",
+       [](auto* r) { r->add_modules()->add_models()->set_uri("/m"); }},
+      {"modules[0] MISSING_KEY", [](auto* r) { r->add_modules()->set_name("x"); }},
+      {"modules[1].name USAGE",
+       [](auto* r) {
+         for (int i = 0; i < 2; ++i) {
+           v1::Module* module = r->add_modules();
+           module->set_name("x");
+           module->add_models()->set_uri("/m");
+         }
+       }},
+      {"tokenizer.source OUT_OF_RANGE", [](auto* r) { r->mutable_tokenizer()->set_source("all"); }},
+      {"tokenizer.tokens[1].text USAGE",
+       [&](auto* r) {
+         token(r);
+         token(r);
+       }},
+      {"tokenizer.tokens[0].model MISSING_KEY", [&](auto* r) { token(r)->set_model_token("b"); }},
+  };
+  for (const auto& [expected, change] : cases) {
+    v1::CreateMergeJobRequest request = GoodRequest();
+    v1::Recipe* recipe = request.mutable_merge_job()->mutable_spec()->mutable_recipe();
+    recipe->set_method("mergekit.slerp");
+    recipe->clear_parameters();
+    recipe->clear_transforms();
+    change(recipe);
+    EXPECT_THAT(Faults(Validate(request, {})),
+                ElementsAre(absl::StrCat("merge_job.spec.recipe.", expected)));
   }
 }
 
