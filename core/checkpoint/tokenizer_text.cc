@@ -138,12 +138,12 @@ absl::StatusOr<std::vector<TextEdit>> StripModel(absl::string_view model, int64_
 // added_tokens_decoder: {"0": {...}, ...}.
 absl::StatusOr<std::string> ChangeDecoder(absl::string_view decoder, const TokenChanges& changes) {
   ASSIGN_OR_RETURN(std::vector<JsonMember> members, JsonMembers(decoder));
+  std::set<int64_t> ids;
+  for (const AddedToken& token : changes.added) ids.insert(token.id);
   const auto goes = [&](const JsonMember& member) {
     int64_t id = 0;
     if (!absl::SimpleAtoi(member.key, &id)) return false;
-    return (changes.limit.has_value() && id >= *changes.limit) ||
-           std::any_of(changes.added.begin(), changes.added.end(),
-                       [&](const AddedToken& token) { return token.id == id; });
+    return (changes.limit.has_value() && id >= *changes.limit) || ids.contains(id);
   };
   const std::string kept = Edited(decoder, WithoutSome(members, goes));
   ASSIGN_OR_RETURN(members, JsonMembers(kept));

@@ -10,6 +10,9 @@
 namespace orthomerge {
 namespace {
 
+// The first definition of each added token.
+using AddedByText = std::map<absl::string_view, const AddedToken*>;
+
 // Collects tokens in the order of their new ids.
 class Builder {
  public:
@@ -28,7 +31,7 @@ class Builder {
     return first_.Find(text).has_value() || new_.contains(text);
   }
 
-  void AddTokens(const ModelTokens& model, const std::set<std::string, std::less<>>& added) {
+  void AddTokens(const ModelTokens& model, const AddedByText& added) {
     const Vocabulary& vocabulary = *model.vocabulary;
     for (size_t i = 0; i < vocabulary.size() && vocabulary.id(i) < model.limit; ++i) {
       const absl::string_view text = vocabulary.text(i);
@@ -59,7 +62,7 @@ class Builder {
   int64_t next_ = 0;  // above all ids
 };
 
-bool IsOf(const AddedToken& a, const AddedToken& b) {
+bool HaveSameProperties(const AddedToken& a, const AddedToken& b) {
   return a.single_word == b.single_word && a.lstrip == b.lstrip && a.rstrip == b.rstrip &&
          a.normalized == b.normalized && a.special == b.special;
 }
@@ -87,18 +90,14 @@ absl::StatusOr<OutputVocabulary> MakeOutputVocabulary(const RecipeTokenizer& wan
   }
   if (source == nullptr && wanted.source == RecipeTokenizer::Source::kUnion) {
     std::vector<const AddedToken*> added;
-    std::set<std::string, std::less<>> texts;
+    AddedByText texts;
     for (const ModelTokens& model : models) {
       for (const AddedToken& token : model.vocabulary->added()) {
         if (token.id >= model.limit) continue;
-        if (texts.insert(token.text).second) {
+        const auto [first, is_new] = texts.emplace(token.text, &token);
+        if (is_new) {
           added.push_back(&token);
-          continue;
-        }
-        const auto first = std::find_if(added.begin(), added.end(), [&](const AddedToken* other) {
-          return other->text == token.text;
-        });
-        if (!IsOf(**first, token)) {
+        } else if (!HaveSameProperties(*first->second, token)) {
           diagnostics->Warning(
               absl::StrCat("the added token ", Quoted(token.text), " of ", model.name,
                            " has other properties than in an earlier model, "
