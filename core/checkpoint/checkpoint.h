@@ -80,26 +80,35 @@ bool IsEmbeddingName(absl::string_view name);
 struct Sidecar {
   std::string name;  // relative to the folder
   InputFile file;
+  bool is_tokenizer = false;  // belongs to the tokenizer, templates included
 };
 
 // The sidecars of `checkpoint`, sorted by name, config.json not among them; none for a lone file.
 // At most 64 MiB each; larger ones are an error kInputCorrupt.
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options);
+// The same for a folder, which need not hold a model.
+absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Uri& folder,
+                                                  const CallOptions& options);
 
 // What a merged model's config.json says otherwise than its donor's.
 struct ConfigChanges {
-  std::optional<DType> dtype;     // of the weights, where one was asked for
-  bool head_written = false;      // there is a separate head
-  std::optional<int64_t> layers;  // where slices decided their number
+  std::optional<DType> dtype;              // of the weights, where one was asked for
+  bool head_written = false;               // there is a separate head
+  std::optional<int64_t> layers = {};      // where slices decided their number
+  std::optional<int64_t> vocabulary = {};  // rows of the embeddings, where a tokenizer was made
 };
 
 // config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
 // it has; torch_dtype if neither) and its number of layers (num_hidden_layers, num_layers, n_layer,
-// n_layers, where they are) set as `changes` says, and tie_word_embeddings set to false where it is
+// n_layers, where they are) and vocab_size (added where it is missing) set as `changes` says, and
+// tie_word_embeddings set to false where it is
 // true but a separate head is written; the same keys inside text_config too, where they are. Every
 // other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON
 // object.
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
+
+// vocab_size of a config.json, or of its text_config; nothing if it has no number there.
+std::optional<int64_t> VocabularySize(absl::string_view config);
 
 }  // namespace orthomerge

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
@@ -18,15 +19,12 @@ namespace {
 
 constexpr absl::string_view kTie = "tie_word_embeddings";
 constexpr absl::string_view kTextConfig = "text_config";
+constexpr absl::string_view kVocabulary = "vocab_size";
 
 // True for `suffix` itself and for names that end in a dot and `suffix`.
 bool IsOrEndsIn(absl::string_view name, absl::string_view suffix) {
   return absl::EndsWith(name, suffix) &&
          (name.size() == suffix.size() || name[name.size() - suffix.size() - 1] == '.');
-}
-
-absl::string_view ValueOf(absl::string_view text, const JsonMember& member) {
-  return text.substr(member.value_begin, member.value_end - member.value_begin);
 }
 
 bool TiesHead(absl::string_view config) {
@@ -51,23 +49,24 @@ bool IsLayerCount(absl::string_view key) {
   return key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" || key == "n_layers";
 }
 
-struct Edit {
-  size_t begin = 0, end = 0;
-  std::string text;
+// Keys that an object has.
+struct Keys {
+  bool dtype = false;
+  bool vocabulary = false;
 };
 
-// The edits of one object, whose text begins at `offset`; says whether it has a dtype key.
-bool EditObject(absl::string_view text, const std::vector<JsonMember>& members, size_t offset,
-                const ConfigChanges& changes, std::vector<Edit>* edits) {
+// The edits of one object, whose text begins at `offset`.
+Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, size_t offset,
+                const ConfigChanges& changes, std::vector<TextEdit>* edits) {
   const std::optional<DType> dtype = changes.dtype;
-  bool has_dtype = false;
+  Keys keys;
   for (const JsonMember& member : members) {
     const absl::string_view value = ValueOf(text, member);
     const auto replace = [&](std::string by) {
       edits->push_back({offset + member.value_begin, offset + member.value_end, std::move(by)});
     };
     if (member.key == "dtype" || member.key == "torch_dtype") {
-      has_dtype = true;
+      keys.dtype = true;
       if (!dtype.has_value()) continue;
       const bool quoted = value.size() >= 2 && value.front() == '"';
       const std::optional<DType> old =
@@ -77,22 +76,21 @@ bool EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
       replace("false");
     } else if (changes.layers.has_value() && IsLayerCount(member.key)) {
       replace(absl::StrCat(*changes.layers));
+    } else if (member.key == kVocabulary) {
+      keys.vocabulary = true;
+      if (changes.vocabulary.has_value()) replace(absl::StrCat(*changes.vocabulary));
     }
   }
-  return has_dtype;
+  return keys;
 }
 
-// `"torch_dtype": ...` as a last member, spaced as the member before it.
-Edit AddDtype(absl::string_view text, const std::vector<JsonMember>& members, DType dtype) {
-  const std::string member = absl::StrCat("\"torch_dtype\": \"", TextOf(dtype), "\"");
-  if (members.empty()) {
-    const size_t inside = text.find('{') + 1;
-    return {inside, inside, member};
+// A number where `member` holds one that is no less than 0.
+std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member) {
+  int64_t count = 0;
+  if (member == nullptr || !absl::SimpleAtoi(ValueOf(text, *member), &count) || count < 0) {
+    return std::nullopt;
   }
-  const JsonMember& last = members.back();
-  const size_t before = text.substr(0, last.key_begin).find_last_not_of(" \t\r\n") + 1;
-  return {last.value_end, last.value_end,
-          absl::StrCat(",", text.substr(before, last.key_begin - before), member)};
+  return count;
 }
 
 }  // namespace
@@ -129,30 +127,43 @@ const TensorInfo* Checkpoint::TiedStandIn(absl::string_view name) const {
   return embedding;
 }
 
+std::optional<int64_t> VocabularySize(absl::string_view config) {
+  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
+  if (!members.ok()) return std::nullopt;
+  const std::optional<int64_t> here = CountOf(config, FindMember(*members, kVocabulary));
+  const JsonMember* const text_config = FindMember(*members, kTextConfig);
+  if (here.has_value() || text_config == nullptr) return here;
+  const absl::string_view below = ValueOf(config, *text_config);
+  const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(below);
+  return inner.ok() ? CountOf(below, FindMember(*inner, kVocabulary)) : std::nullopt;
+}
+
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes) {
   absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(text);
   if (!members.ok()) return Annotate(members.status(), "config.json");
-  std::vector<Edit> edits;
-  const bool has_dtype = EditObject(text, *members, 0, changes, &edits);
+  std::vector<TextEdit> edits;
+  Keys keys = EditObject(text, *members, 0, changes, &edits);
   for (const JsonMember& member : *members) {
     const absl::string_view value = ValueOf(text, member);
     if (member.key != kTextConfig || !absl::StartsWith(value, "{")) continue;
     ASSIGN_OR_RETURN(const std::vector<JsonMember> inner, JsonMembers(value));
-    EditObject(value, inner, member.value_begin, changes, &edits);
+    const bool below = EditObject(value, inner, member.value_begin, changes, &edits).vocabulary;
+    keys.vocabulary = keys.vocabulary || below;
   }
-  if (changes.dtype.has_value() && !has_dtype) {
-    edits.push_back(AddDtype(text, *members, *changes.dtype));
+  std::vector<std::string> additions;
+  if (changes.dtype.has_value() && !keys.dtype) {
+    additions.push_back(absl::StrCat("\"torch_dtype\": \"", TextOf(*changes.dtype), "\""));
   }
-  std::sort(edits.begin(), edits.end(),
-            [](const Edit& a, const Edit& b) { return a.begin < b.begin; });
-  std::string result;
-  size_t done = 0;
-  for (const Edit& edit : edits) {
-    absl::StrAppend(&result, absl::string_view(text).substr(done, edit.begin - done), edit.text);
-    done = edit.end;
+  if (changes.vocabulary.has_value() && !keys.vocabulary) {
+    additions.push_back(absl::StrCat("\"", kVocabulary, "\": ", *changes.vocabulary));
   }
-  absl::StrAppend(&result, absl::string_view(text).substr(done));
-  return result;
+  if (!additions.empty()) {
+    const JsonMember last = members->empty() ? JsonMember() : members->back();
+    TextEdit edit = Appended(text, last.key_begin, last.value_end, additions[0]);
+    if (additions.size() > 1) absl::StrAppend(&edit.text, ", ", additions[1]);
+    edits.push_back(std::move(edit));
+  }
+  return Edited(text, std::move(edits));
 }
 
 }  // namespace orthomerge

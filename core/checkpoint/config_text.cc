@@ -1,5 +1,6 @@
 #include "core/checkpoint/config_text.h"
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -19,15 +20,16 @@ class Scanner {
  public:
   explicit Scanner(absl::string_view text) : text_(text) {}
 
-  absl::StatusOr<std::vector<JsonMember>> Scan() {
+  absl::StatusOr<std::vector<JsonMember>> Scan(char opening) {
     std::vector<JsonMember> members;
     SkipSpace();
-    if (Peek() == '{' && Object(0, &members)) {
+    if (Peek() == opening && (opening == '{' ? Object(0, &members) : Array(0, &members))) {
       SkipSpace();
       if (at_ == text_.size()) return members;
     }
     return MakeError(Reason::kInputCorrupt,
-                     absl::StrCat("not a JSON object (fault at byte ", at_, ")"));
+                     absl::StrCat("not a JSON ", opening == '{' ? "object" : "array",
+                                  " (fault at byte ", at_, ")"));
   }
 
  private:
@@ -71,13 +73,16 @@ class Scanner {
     return Take('}');
   }
 
-  bool Array(int depth) {
+  // `elements` may be null.
+  bool Array(int depth, std::vector<JsonMember>* elements) {
     if (depth == kMaxDepth || !Take('[')) return false;
     SkipSpace();
     if (Take(']')) return true;
     do {
       SkipSpace();
+      const size_t begin = at_;
       if (!Value(depth + 1)) return false;
+      if (elements != nullptr) elements->push_back({"", begin, begin, at_});
       SkipSpace();
     } while (Take(','));
     return Take(']');
@@ -88,7 +93,7 @@ class Scanner {
       case '{':
         return Object(depth, nullptr);
       case '[':
-        return Array(depth);
+        return Array(depth, nullptr);
       case '"':
         return String().has_value();
       default:
@@ -123,14 +128,52 @@ class Scanner {
   size_t at_ = 0;
 };
 
-}  // namespace
-
-absl::StatusOr<std::vector<JsonMember>> JsonMembers(absl::string_view text) {
+absl::StatusOr<std::vector<JsonMember>> Scan(absl::string_view text, char opening) {
   try {
-    return Scanner(text).Scan();
+    return Scanner(text).Scan(opening);
   } catch (const std::exception& error) {
     return MakeError(Reason::kInputCorrupt, absl::StrCat("cannot be read: ", error.what()));
   }
+}
+
+}  // namespace
+
+std::string Edited(absl::string_view text, std::vector<TextEdit> edits) {
+  std::sort(edits.begin(), edits.end(),
+            [](const TextEdit& a, const TextEdit& b) { return a.begin < b.begin; });
+  std::string result;
+  size_t done = 0;
+  for (const TextEdit& edit : edits) {
+    absl::StrAppend(&result, text.substr(done, edit.begin - done), edit.text);
+    done = edit.end;
+  }
+  absl::StrAppend(&result, text.substr(done));
+  return result;
+}
+
+TextEdit Appended(absl::string_view text, size_t last_begin, size_t last_end,
+                  absl::string_view addition) {
+  if (last_end == 0) {
+    const size_t inside = text.find_first_of("{[") + 1;
+    return {inside, inside, std::string(addition)};
+  }
+  const size_t before = text.substr(0, last_begin).find_last_not_of(" \t\r\n") + 1;
+  return {last_end, last_end,
+          absl::StrCat(",", text.substr(before, last_begin - before), addition)};
+}
+
+const JsonMember* FindMember(const std::vector<JsonMember>& members, absl::string_view key) {
+  const auto found = std::find_if(members.rbegin(), members.rend(),
+                                  [&](const JsonMember& member) { return member.key == key; });
+  return found == members.rend() ? nullptr : &*found;
+}
+
+absl::StatusOr<std::vector<JsonMember>> JsonMembers(absl::string_view text) {
+  return Scan(text, '{');
+}
+
+absl::StatusOr<std::vector<JsonMember>> JsonElements(absl::string_view text) {
+  return Scan(text, '[');
 }
 
 }  // namespace orthomerge

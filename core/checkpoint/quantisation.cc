@@ -33,10 +33,6 @@ bool IsFloat8(DType dtype) { return dtype == DType::kF8E4M3 || dtype == DType::k
 
 int64_t CeilDivide(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
-absl::string_view ValueOf(absl::string_view text, const JsonMember& member) {
-  return text.substr(member.value_begin, member.value_end - member.value_begin);
-}
-
 // The value of the last member of this name, as in Python; empty without one, and for null.
 absl::string_view Member(absl::string_view object, absl::string_view name) {
   absl::string_view value;

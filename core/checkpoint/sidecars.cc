@@ -68,11 +68,14 @@ bool IsSidecar(absl::string_view name) {
 
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkpoint& checkpoint,
                                                   const CallOptions& options) {
-  std::vector<Sidecar> sidecars;
   // As with config.json: what lies beside a file that was named itself need not belong to it.
-  if (checkpoint.is_lone_file()) return sidecars;
+  if (checkpoint.is_lone_file()) return std::vector<Sidecar>();
+  return FindSidecars(storage, checkpoint.folder(), options);
+}
 
-  const Uri& folder = checkpoint.folder();
+absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Uri& folder,
+                                                  const CallOptions& options) {
+  std::vector<Sidecar> sidecars;
   ASSIGN_OR_RETURN(ObjectStore* const store, storage.For(folder, StorageAccess::kRead));
   ASSIGN_OR_RETURN(const std::vector<std::string> names, store->ListNames(folder, "", options));
   std::vector<std::string> wanted;
@@ -103,7 +106,8 @@ absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkp
                                     " is too large for a file that travels with a model (at most ",
                                     FormatBytes(kLargest), ")"));
     }
-    sidecars.push_back({name, {uri, info->size, info->etag}});
+    const bool is_tokenizer = IsTokenizer(name) || absl::StartsWith(name, kTemplates);
+    sidecars.push_back({name, {uri, info->size, info->etag}, is_tokenizer});
   }
   return sidecars;
 }

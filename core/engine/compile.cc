@@ -87,6 +87,11 @@ void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
 
 }  // namespace
 
+int64_t PlanTensor::row_elements() const {
+  const int64_t rows = tensor.shape.empty() ? 0 : tensor.shape[0];
+  return rows == 0 ? 0 : tensor.elements() / rows;
+}
+
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
   if (source.from_base) return 0;
   // Copies count bytes, so that sub-byte dtypes need no care.
@@ -167,14 +172,15 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
         std::all_of(tensor.sources.begin(), tensor.sources.end(), [](const TensorSource& source) {
           return source.bits || IsMergeable(source.value_dtype());
         });
-    const bool plain = tensor.sources[0].form == nullptr;  // its bytes say it all
+    // Its bytes say it all.
+    const bool plain = tensor.sources[0].form == nullptr && tensor.token_rows == nullptr;
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
       tensor.tensor.f64 = std::any_of(
           tensor.sources.begin(), tensor.sources.end(),
           [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
       computed.push_back(t);
-    } else if (IsIntegral(tensor.sources[0].dtype)) {
+    } else if (IsIntegral(tensor.sources[0].dtype) && tensor.token_rows == nullptr) {
       MakeCopy(&tensor, mergekit, "copied (integers)");
       for (const TensorSource& source : tensor.sources) {
         if (mergekit && source.dtype != tensor.tensor.dtype) {
@@ -223,8 +229,10 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     ASSIGN_OR_RETURN(tensor.program, plan->method->Compile(tensor.tensor));
     if (tensor.program != nullptr) {
       tensor.what = tensor.program->description();
+      if (tensor.token_rows != nullptr) absl::StrAppend(&tensor.what, ", rows by token");
       // A method that does not look at the base does not read it.
-      if (tensor.base_source && !plan->method->needs_base_values()) {
+      if (tensor.base_source && !plan->method->needs_base_values() &&
+          tensor.token_rows == nullptr) {  // its rows may stand for those of others
         tensor.sources.erase(tensor.sources.begin());
         tensor.base_source = false;
       }
@@ -233,15 +241,19 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     }
     const TensorSource& kept = tensor.sources[0];
     const bool rounded = recipe.input_dtype.has_value() && *recipe.input_dtype != kept.dtype;
-    if (kept.form == nullptr && tensor.tensor.dtype == kept.dtype && !rounded) {
+    const bool plain = kept.form == nullptr && tensor.token_rows == nullptr;
+    if (plain && tensor.tensor.dtype == kept.dtype && !rounded) {
       MakeCopy(&tensor, false, "copied");
-    } else {  // kept, in another dtype
-      tensor.sources.resize(1);
+    } else {  // kept, in another dtype or with other rows
+      const bool gathered = tensor.token_rows != nullptr;
+      if (!gathered) tensor.sources.resize(1);
       tensor.base_source = false;
       tensor.keep = true;
       tensor.program = MakeKeep();
-      tensor.tensor.f64 = tensor.sources[0].value_dtype() == DType::kF64;
-      tensor.what = "kept, dtype changed";
+      tensor.tensor.f64 = std::any_of(
+          tensor.sources.begin(), tensor.sources.end(),
+          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
+      tensor.what = gathered ? "kept, rows by token" : "kept, dtype changed";
     }
   }
   return absl::OkStatus();

@@ -12,8 +12,7 @@ namespace orthomerge {
 // Reads planned files; nothing else is asked of it.
 class PlanningStorage::Store : public ObjectStore {
  public:
-  explicit Store(const std::map<std::string, std::map<std::string, File>>& results)
-      : results_(results) {}
+  explicit Store(PlanningStorage* planning) : planning_(*planning), results_(planning->results_) {}
 
   absl::StatusOr<ObjectInfo> Stat(const Uri& uri, const CallOptions& /*options*/) override {
     ObjectInfo info;
@@ -28,8 +27,14 @@ class PlanningStorage::Store : public ObjectStore {
   }
 
   absl::Status Read(const Uri& uri, uint64_t offset, absl::Span<char> out,
-                    absl::string_view /*if_match*/, const CallOptions& /*options*/) override {
+                    absl::string_view /*if_match*/, const CallOptions& options) override {
     ASSIGN_OR_RETURN(const File* file, Find(uri));
+    if (file->copy_of.has_value()) {
+      const InputFile& from = *file->copy_of;
+      ASSIGN_OR_RETURN(ObjectStore* const store,
+                       planning_.Of(from.uri).For(from.uri, StorageAccess::kRead));
+      return store->Read(from.uri, offset, out, from.etag, options);
+    }
     std::fill(out.begin(), out.end(), '\0');
     if (offset < file->bytes.size()) file->bytes.copy(out.data(), out.size(), offset);
     return absl::OkStatus();
@@ -99,13 +104,14 @@ class PlanningStorage::Store : public ObjectStore {
                      absl::StrCat(uri.ToString(), ": no recipe of this file makes it"));
   }
 
+  PlanningStorage& planning_;
   const std::map<std::string, std::map<std::string, File>>& results_;
 };
 
 Storage& PlanningStorage::Of(const Uri& uri) {
   if (uri.scheme != Uri::Scheme::kStage) return real_;
   if (planned_ == nullptr) {
-    store_ = std::make_unique<Store>(results_);
+    store_ = std::make_unique<Store>(this);
     planned_ = std::make_unique<Storage>(store_.get(), nullptr);
   }
   return *planned_;
@@ -114,12 +120,12 @@ Storage& PlanningStorage::Of(const Uri& uri) {
 void PlanningStorage::Add(const std::string& name, const Plan& plan) {
   const std::string etag = absl::StrCat("plan:", plan.digest);
   std::map<std::string, File>& files = results_[name];
-  for (const PlanFile& file : plan.files) files[file.name] = {file.header, file.size, etag};
+  for (const PlanFile& file : plan.files) files[file.name] = {file.header, file.size, etag, {}};
   for (const PlanBlob& blob : plan.blobs) {
     const uint64_t size = blob.input.has_value() ? blob.input->size : blob.text.size();
-    files[blob.name] = {blob.text, size, etag};
+    files[blob.name] = {blob.text, size, etag, blob.input};
   }
-  if (!plan.index.empty()) files[plan.commit_name()] = {plan.index, plan.index.size(), etag};
+  if (!plan.index.empty()) files[plan.commit_name()] = {plan.index, plan.index.size(), etag, {}};
 }
 
 namespace {

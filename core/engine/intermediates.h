@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/base/diagnostics.h"
@@ -26,6 +27,7 @@ class PlanningStorage {
     std::string bytes;  // the first ones; zeros follow
     uint64_t size = 0;
     std::string etag;
+    std::optional<InputFile> copy_of;  // what it will be a copy of, and is read instead
   };
   class Store;
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
+#include "core/engine/tokenizer.h"
 #include "core/recipe/expand.h"
 
 namespace orthomerge {
@@ -21,10 +22,11 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 class Matcher {
  public:
   Matcher(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
-          Diagnostics* diagnostics)
+          PlannedTokenizer* tokenizer, Diagnostics* diagnostics)
       : plan_(plan),
         inputs_(inputs),
         has_base_(has_base),
+        tokens_(tokenizer == nullptr ? nullptr : tokenizer->rows()),
         mergekit_(plan->recipe.dialect == Recipe::Dialect::kMergekit),
         diagnostics_(diagnostics) {}
 
@@ -48,6 +50,16 @@ class Matcher {
       }
     }
     if (LayersFromSlices(plan_->recipe).empty()) WarnOfExtras(*wanted);
+    const bool any =
+        std::any_of(plan_->tensors.begin(), plan_->tensors.end(),
+                    [](const PlanTensor& tensor) { return tensor.token_rows != nullptr; });
+    if (tokens_ != nullptr && !any && !diagnostics_->has_errors()) {
+      diagnostics_->Error(Reason::kUnsupported,
+                          absl::StrCat("no tensor of ", inputs_[0].uri().ToString(),
+                                       " is known as an embedding, so none can get the rows of a "
+                                       "new vocabulary; leave the tokenizer out"),
+                          "tokenizer");
+    }
   }
 
  private:
@@ -85,6 +97,9 @@ class Matcher {
     tensor.tensor.models = static_cast<int>(wanted.sources.size()) - (tensor.base_source ? 1 : 0);
     const std::string& first = plan_->origins[wanted.sources[0].origin];
     bool complete = true;
+    bool by_token = false;
+    std::vector<int> origins;
+    std::vector<int64_t> own_rows;
     for (const SourceTensor& source : wanted.sources) {
       const std::string& origin = plan_->origins[source.origin];
       const std::string uri = inputs_[source.origin].uri().ToString();
@@ -101,24 +116,50 @@ class Matcher {
         }
         continue;
       }
-      if (tensor.sources.empty()) tensor.tensor.shape = info->shape;
-      if (info->shape != tensor.tensor.shape) {
+      std::vector<int64_t> shape = info->shape;
+      if (tensor.sources.empty() && tokens_ != nullptr) {
+        by_token = IsTokenTensor(wanted.name, shape, VocabularyOf(source.origin));
+      }
+      if (by_token && !shape.empty()) {
+        own_rows.push_back(std::exchange(shape[0], tokens_->rows()));
+      }
+      if (tensor.sources.empty()) tensor.tensor.shape = shape;
+      if (shape != tensor.tensor.shape) {
         complete = false;
         if (Listed(Reason::kShapeMismatch)) {
           diagnostics_->Error(
               Reason::kShapeMismatch,
               absl::StrCat("tensor ", source.name, " has shape ", ShapeText(info->shape), " in ",
                            origin, " (", uri, ") but ", ShapeText(tensor.tensor.shape), " in ",
-                           first,
-                           ": only models of one architecture and vocabulary can be merged"));
+                           first, ": only models of one architecture and vocabulary can be merged",
+                           IsTokenTensor(wanted.name, info->shape, std::nullopt) && mergekit_
+                               ? "; `tokenizer_source: union` or `base` aligns vocabularies"
+                               : ""));
         }
         continue;
       }
       if (tensor.sources.empty()) tensor.copy_bytes = info->bytes;
       tensor.sources.push_back(info->source);
       tensor.sources.back().origin = source.origin;
+      if (!by_token) continue;
+      origins.push_back(source.origin);
+      tensor.sources.back().rows = tokens_->MapOf(source.origin);
+      const absl::Status enough = tokens_->CheckRows(source.origin, own_rows.back());
+      if (enough.ok()) continue;
+      complete = false;
+      if (Listed(Reason::kTensorMismatch)) {
+        diagnostics_->Error(Reason::kTensorMismatch,
+                            absl::StrCat("tensor ", source.name, " of ", origin, " (", uri,
+                                         "): ", enough.message()));
+      }
     }
+    if (complete && by_token) tensor.token_rows = tokens_->RowsOf(origins, own_rows, diagnostics_);
     if (complete) plan_->tensors.push_back(std::move(tensor));
+  }
+
+  std::optional<int64_t> VocabularyOf(int origin) const {
+    const std::optional<std::string>& config = inputs_[origin].checkpoint().config();
+    return config.has_value() ? VocabularySize(*config) : std::nullopt;
   }
 
   void WarnOfExtras(const std::vector<WantedTensor>& wanted) {
@@ -145,6 +186,7 @@ class Matcher {
   Plan* plan_;
   const std::vector<ModelInput>& inputs_;
   const bool has_base_;
+  TokenRowPlanner* const tokens_;  // null: rows stay as they are
   const bool mergekit_;
   Diagnostics* diagnostics_;
   std::map<Reason, int> counts_;
@@ -153,8 +195,8 @@ class Matcher {
 }  // namespace
 
 absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
-                          Diagnostics* diagnostics) {
-  Matcher(plan, inputs, has_base, diagnostics).Match();
+                          PlannedTokenizer* tokenizer, Diagnostics* diagnostics) {
+  Matcher(plan, inputs, has_base, tokenizer, diagnostics).Match();
   for (size_t i = 0; i < plan->tensors.size(); ++i) {
     plan->tensors[i].tensor.index = static_cast<int>(i);
   }

@@ -1,5 +1,6 @@
 // How a plan fits a memory budget: threads, chunk size, what is in flight.
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint/strided_view.h"
@@ -61,15 +62,30 @@ Demand Measure(const Plan& plan) {
   uint64_t tensor_partials = 0;
   const bool remote = plan.remote_inputs || plan.remote_output;
   demand.fixed = (remote ? 28 : 10) * kMiB;
+  // What planning needs is free again before the run begins, but for the files that it made.
+  uint64_t texts = 0;
+  for (const PlanBlob& blob : plan.blobs) texts += blob.text.size();
+  demand.fixed += std::max(plan.planning_bytes, 2 * texts);
+  std::set<const void*> counted;  // what tensors share
   for (const PlanTensor& tensor : plan.tensors) {
     demand.fixed += 600 + 160 * tensor.sources.size();
     demand.sources = std::max<uint64_t>(demand.sources, tensor.sources.size());
+    if (tensor.token_rows != nullptr && counted.insert(tensor.token_rows.get()).second) {
+      demand.fixed += tensor.token_rows->fills.size() * sizeof(RowFill);
+    }
     for (const TensorSource& source : tensor.sources) {
-      if (source.view != nullptr) demand.strided = kStridedBlock;
+      if (source.rows != nullptr) {
+        // Stretches of a chunk's rows, too.
+        demand.strided = std::max(demand.strided, kStridedBlock + 2 * kRowBlock);
+        if (counted.insert(source.rows.get()).second) {
+          demand.fixed += source.rows->size() * sizeof(int32_t);
+        }
+      }
+      if (source.view != nullptr) demand.strided = std::max(demand.strided, kStridedBlock);
       if (source.form == nullptr) continue;
       demand.fixed += 300 + 100 * source.form->side().size();
       for (const SideTensor& side : source.form->side()) {
-        if (side.view != nullptr) demand.strided = kStridedBlock;
+        if (side.view != nullptr) demand.strided = std::max(demand.strided, kStridedBlock);
       }
     }
     if (tensor.copied()) continue;

@@ -11,6 +11,7 @@
 #include "core/checkpoint/strided_view.h"
 #include "core/engine/inputs.h"
 #include "core/engine/intermediates.h"
+#include "core/engine/tokenizer.h"
 #include "core/math/linalg.h"
 #include "core/recipe/expand.h"
 #include "nlohmann/json.hpp"
@@ -30,25 +31,10 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
-// What recipes can say and the engine cannot do.
-void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
-  constexpr absl::string_view kNotYet = "not supported by this version";
-  if (recipe.tokenizer.has_value()) {
-    diagnostics->Error(Reason::kUnsupported,
-                       absl::StrCat("building a tokenizer is ", kNotYet,
-                                    "; without it the base's (else the first model's) tokenizer "
-                                    "files are copied"),
-                       "tokenizer");
-  }
-  if (!recipe.chat_template.empty()) {
-    diagnostics->Error(Reason::kUnsupported, absl::StrCat("setting a chat template is ", kNotYet),
-                       "chat_template");
-  }
-}
-
-// config.json and sidecars come from the base, without one from the first model.
-absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input, const CallOptions& call,
-                      Plan* plan) {
+// config.json and sidecars come from the base, without one from the first model. Those of a
+// tokenizer that the recipe asks for are planned already.
+absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
+                      PlannedTokenizer* tokenizer, const CallOptions& call, Plan* plan) {
   const Checkpoint& donor = input.checkpoint();
   if (donor.config().has_value()) {
     ConfigChanges changes;
@@ -58,6 +44,9 @@ absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input, const C
     }
     const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
     if (layers.size() == 1) changes.layers = layers[0].layers;
+    if (tokenizer != nullptr && tokenizer->rows() != nullptr) {
+      changes.vocabulary = tokenizer->rows()->rows();
+    }
     ASSIGN_OR_RETURN(std::string config, ReconcileConfig(*donor.config(), changes));
     if (input.is_quantised()) {
       ASSIGN_OR_RETURN(config, DropQuantisation(config));
@@ -66,8 +55,20 @@ absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input, const C
   }
   ASSIGN_OR_RETURN(const std::vector<Sidecar> sidecars,
                    FindSidecars(storage.Of(donor.folder()), donor, call));
-  for (const Sidecar& sidecar : sidecars) plan->blobs.push_back({sidecar.name, "", sidecar.file});
+  for (const Sidecar& sidecar : sidecars) {
+    if (tokenizer != nullptr && sidecar.is_tokenizer) continue;
+    plan->blobs.push_back({sidecar.name, "", sidecar.file});
+  }
+  if (tokenizer != nullptr) {
+    plan->blobs.insert(plan->blobs.end(), tokenizer->files().begin(), tokenizer->files().end());
+    plan->planning_bytes = tokenizer->bytes();
+  }
   return absl::OkStatus();
+}
+
+std::string DigestOf(const RowMap& rows) {
+  return Sha256Hex(
+      {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(RowMap::value_type)});
 }
 
 std::string DigestOf(const Plan& plan) {
@@ -94,6 +95,10 @@ std::string DigestOf(const Plan& plan) {
                       source.view == nullptr ? "" : " " + source.view->ToString(),
                       source.from_base ? " from the base" : "", "\n");
       if (source.form != nullptr) absl::StrAppend(&sources, source.form->Describe(), "\n");
+      if (source.rows != nullptr) absl::StrAppend(&sources, DigestOf(*source.rows), "\n");
+    }
+    if (tensor.token_rows != nullptr) {
+      absl::StrAppend(&sources, Sha256Hex(tensor.token_rows->Describe()), "\n");
     }
   }
   json["sources"] = Sha256Hex(sources);
@@ -195,8 +200,6 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     diagnostics->Add(device.status());
     return device.status();
   }
-  RefuseWhatIsNotThereYet(recipe, diagnostics);
-  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,
@@ -204,7 +207,11 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
                               plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
-  RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<PlannedTokenizer> tokenizer,
+      PlannedTokenizer::Make(storage, recipe, inputs, plan->origins, call, diagnostics));
+  RETURN_IF_ERROR(
+      MatchTensors(plan.get(), inputs, recipe.base.has_value(), tokenizer.get(), diagnostics));
   if (recipe.mask.has_value()) {
     const absl::StatusOr<Checkpoint> mask = Checkpoint::Open(
         storage.Of(*recipe.mask), *recipe.mask, call, diagnostics, {options.header_cache});
@@ -223,7 +230,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   RETURN_IF_ERROR(call.Check());
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
+  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
   for (const InputFile& input : plan->inputs) {
     const bool spooled = input.uri.scheme == Uri::Scheme::kStage;

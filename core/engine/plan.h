@@ -13,7 +13,9 @@
 #include "core/base/diagnostics.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/engine/engine.h"
+#include "core/engine/row_map.h"
 #include "core/engine/source_form.h"
+#include "core/engine/token_rows.h"
 #include "core/math/kernels.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
@@ -31,6 +33,8 @@ struct TensorSource {
   // Rows of task vectors: the source is the base's with something added, so the row is what `form`
   // adds (without one, 0), and no bytes are read.
   bool from_base = false;
+  // Rows of embeddings: which row of the bytes is row i of the tensor (row_map.h).
+  std::shared_ptr<const RowMap> rows = nullptr;
   bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
 
   DType value_dtype() const { return form == nullptr ? dtype : form->dtype(); }
@@ -46,9 +50,13 @@ struct PlanTensor {
   bool keep = false;                       // program over the kept source alone
   bool streamed = false;                   // its own rounds take passes over the inputs
   uint64_t copy_bytes = 0;                 // copies: size of the tensor
-  std::string what;                        // for people: what happens to it
+  // Embeddings whose rows follow a new vocabulary: every source has `rows`, and this says what
+  // stands for those that it lacks. Null otherwise.
+  std::shared_ptr<const TokenRows> token_rows = nullptr;
+  std::string what;  // for people: what happens to it
 
   bool copied() const { return program == nullptr; }
+  int64_t row_elements() const;  // elements of a row of the first axis
 };
 
 // A tensor of an output file.
@@ -139,6 +147,7 @@ class Plan {
   std::vector<uint64_t> reduce_bytes;  // to read, per round
   uint64_t write_bytes_read = 0;       // to read in the write stage
   uint64_t output_bytes = 0;
+  uint64_t planning_bytes = 0;  // memory that planning took for vocabularies
   std::vector<Diagnostic> warnings;
 
   // Of several recipes, the plan of the one whose result is wanted has those of all others, in an
@@ -191,11 +200,12 @@ bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor);
 // Memory that this takes: the bytes of all sources, partials, rows.
 uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
 
-class ModelInput;  // inputs.h
+class ModelInput;        // inputs.h
+class PlannedTokenizer;  // tokenizer.h
 
 // Steps of MakePlan; each is pure but for reading headers.
 absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
-                          Diagnostics* diagnostics);  // match.cc
+                          PlannedTokenizer* tokenizer, Diagnostics* diagnostics);  // match.cc
 // Gives every tensor that `mask` has one for its mask as the last source.
 absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostics);  // rebuild.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,

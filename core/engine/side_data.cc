@@ -34,11 +34,34 @@ void Convert(const SideTensor& side, const char* bytes, T* to) {
   }
 }
 
+// Bytes of one piece of all sources while the rows of padding are made.
+constexpr uint64_t kTokenBlock = kMiB;
+
+// Rows of TokenSide, and what making them takes.
+uint64_t TokenRowCount(const PlanTensor& tensor) {
+  if (tensor.token_rows == nullptr) return 0;
+  return tensor.token_rows->others.size() +
+         (tensor.token_rows->has_padding ? tensor.sources.size() : 0);
+}
+
+uint64_t TokenSideBytes(const PlanTensor& tensor) {
+  return RoundUp(TokenRowCount(tensor) * static_cast<uint64_t>(tensor.row_elements()) *
+                 (tensor.tensor.f64 ? 8 : 4));
+}
+
+uint64_t TokenWorkBytes(const PlanTensor& tensor) {
+  if (TokenRowCount(tensor) == 0) return 0;
+  const auto columns = static_cast<uint64_t>(tensor.row_elements());
+  const uint64_t raw = tensor.token_rows->others.size() * RoundUp(columns * 8);
+  if (!tensor.token_rows->has_padding) return raw;
+  return raw + tensor.sources.size() * columns * 32 + 2 * kTokenBlock;
+}
+
 }  // namespace
 
 uint64_t SideBytes(const PlanTensor& tensor) {
   if (tensor.copied()) return 0;
-  uint64_t bytes = 0;
+  uint64_t bytes = TokenSideBytes(tensor) + TokenWorkBytes(tensor);
   for (const TensorSource& source : tensor.sources) {
     if (source.form == nullptr) continue;
     for (const SideTensor& side : source.form->side()) {
@@ -59,6 +82,7 @@ struct SideData::Entry {
   std::list<int>::iterator idle;  // where nobody holds it
   Scratch memory;
   std::vector<std::vector<const void*>> sources;
+  TokenSide token_side;
 };
 
 SideData::SideData(Storage& storage, const Plan& plan, const CallOptions& call, Traffic* traffic)
@@ -176,7 +200,7 @@ absl::Status SideData::Read(const PlanTensor& tensor, Entry* entry) {
   Scratch raw;
   char* const from = raw.Get(std::max<uint64_t>(raw_bytes, 1));
   RETURN_IF_ERROR(ReadAll(wants, from));
-  char* to = entry->memory.Get(std::max<uint64_t>(bytes, 1));
+  char* to = entry->memory.Get(std::max<uint64_t>(bytes + TokenSideBytes(tensor), 1));
   for (const Part& part : parts) {
     *part.value = to;
     if (tensor.tensor.f64) {
@@ -185,6 +209,69 @@ absl::Status SideData::Read(const PlanTensor& tensor, Entry* entry) {
       Convert(*part.side, from + part.at, reinterpret_cast<float*>(to));
     }
     to += RoundUp(part.side->elements() * width);
+  }
+  raw.Release();
+  if (TokenRowCount(tensor) == 0) return absl::OkStatus();
+  return tensor.tensor.f64 ? ReadTokenRows(tensor, entry, reinterpret_cast<double*>(to))
+                           : ReadTokenRows(tensor, entry, reinterpret_cast<float*>(to));
+}
+
+template <class T>
+absl::Status SideData::ReadTokenRows(const PlanTensor& tensor, Entry* entry, T* to) {
+  const TokenRows& wanted = *tensor.token_rows;
+  const int64_t columns = tensor.row_elements();
+  std::vector<Want> wants;
+  uint64_t raw_bytes = 0;
+  for (const TokenRows::Other& other : wanted.others) {
+    const TensorSource& source = tensor.sources[other.source];
+    const uint64_t size = SourceBytes(tensor, source, columns);
+    const uint64_t begin = source.begin + static_cast<uint64_t>(other.row) * size;
+    wants.push_back({source.file, source.view.get(), begin, begin + size, raw_bytes});
+    raw_bytes += RoundUp(size);
+  }
+  Scratch raw;
+  char* const from = raw.Get(std::max<uint64_t>(raw_bytes, 1));
+  RETURN_IF_ERROR(ReadAll(wants, from));
+  entry->token_side.others = to;
+  for (size_t i = 0; i < wants.size(); ++i, to += columns) {
+    const TokenRows::Other& other = wanted.others[i];
+    const TensorSource& source = tensor.sources[other.source];
+    const char* const bytes = from + wants[i].at;
+    if (source.form == nullptr) {
+      LoadElements(source.dtype, bytes, to, columns);
+    } else {
+      source.form->Load({other.row * columns, columns, bytes, entry->sources[other.source]}, to);
+    }
+  }
+  if (!wanted.has_padding) return absl::OkStatus();
+
+  const size_t sources = tensor.sources.size();
+  const int64_t block = std::max<int64_t>(
+      1, static_cast<int64_t>(kTokenBlock / (sources * static_cast<uint64_t>(columns) * 8)));
+  TokenMeans means(tensor);
+  std::vector<T> memory(sources * static_cast<size_t>(std::min(block, wanted.tokens) * columns));
+  std::vector<int64_t> nonfinite(sources);
+  std::vector<const char*> bytes;
+  std::vector<T*> rows(sources);
+  for (int64_t done = 0; done < wanted.tokens; done += block) {
+    RETURN_IF_ERROR(call_.Check());
+    const int64_t first = done * columns;
+    const int64_t count = std::min(block, wanted.tokens - done) * columns;
+    RETURN_IF_ERROR(ReadSegment(storage_, plan_, {tensor.tensor.index, first, count, 0}, call_,
+                                traffic_, io_.get(), &raw, &bytes));
+    for (size_t s = 0; s < sources; ++s) {
+      rows[s] = memory.data() + static_cast<int64_t>(s) * count;
+      LoadOwnRows(tensor, s, first, count, bytes[s], entry->sources[s], rows[s]);
+    }
+    FillRows(tensor, first, count, entry->token_side, rows, absl::MakeSpan(nonfinite));
+    if (plan_.recipe.input_dtype.has_value()) {
+      for (T* const row : rows) RoundTo(*plan_.recipe.input_dtype, row, count);
+    }
+    means.Add(first, count, rows);
+  }
+  entry->token_side.padding = to;
+  for (size_t s = 0; s < sources; ++s) {
+    for (int64_t j = 0; j < columns; ++j) *to++ = static_cast<T>(means.Of(s, j));
   }
   return absl::OkStatus();
 }
@@ -230,6 +317,10 @@ HeldSideData::~HeldSideData() {
 absl::Span<const void* const> HeldSideData::of(size_t source) const {
   if (owner_ == nullptr) return {};
   return entry_->sources[source];
+}
+
+TokenSide HeldSideData::token_side() const {
+  return owner_ == nullptr ? TokenSide() : entry_->token_side;
 }
 
 }  // namespace orthomerge

@@ -41,6 +41,8 @@ class SideData {
   absl::Status Outcome(Entry* entry);  // waits until it was read
   void Release(Entry* entry);
   absl::Status Read(const PlanTensor& tensor, Entry* entry);
+  template <class T>
+  absl::Status ReadTokenRows(const PlanTensor& tensor, Entry* entry, T* to);
   // Bytes of one input, or of a tensor in a view, to be read to a place of a buffer.
   struct Want {
     int file = 0;
@@ -73,6 +75,8 @@ class HeldSideData {
 
   // Those of one source of the tensor, in the order of SourceForm::side().
   absl::Span<const void* const> of(size_t source) const;
+  // Of tensors with TokenRows.
+  TokenSide token_side() const;
 
  private:
   friend class SideData;

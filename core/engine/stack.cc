@@ -83,10 +83,13 @@ int64_t Stack::LoadRow(const PlanTensor& tensor, size_t source, const char* byte
     LoadBits(bytes, row, n);
     return 0;
   }
-  if (from.form == nullptr) {
+  if (from.form == nullptr && from.rows == nullptr) {
     if (!from.from_base) return LoadElements(from.dtype, bytes, row, n);
     std::fill(row, row + n, T{0});
     return 0;
+  }
+  if (from.rows != nullptr) {
+    return LoadOwnRows(tensor, source, region_.offset, n, bytes, side_->of(source), row);
   }
   const FormInput input{region_.offset, n, bytes, side_->of(source)};
   return from.from_base ? from.form->LoadAdded(input, row) : from.form->Load(input, row);
@@ -101,11 +104,17 @@ void Stack::BuildAs(const Plan& plan, const PlanTensor& tensor, absl::Span<const
   char* memory = rows_.Get(row_bytes_ * sources);
   const auto row = [&](size_t s) { return reinterpret_cast<T*>(memory + row_bytes_ * s); };
   bool finite = true;
+  bad_.resize(sources);
+  for (size_t s = 0; s < sources; ++s) bad_[s] = LoadRow(tensor, s, bytes[s], row(s));
+  if (tensor.token_rows != nullptr) {
+    std::vector<T*> rows;
+    for (size_t s = 0; s < sources; ++s) rows.push_back(row(s));
+    FillRows(tensor, region_.offset, n, side_->token_side(), rows, absl::MakeSpan(bad_));
+  }
   for (size_t s = 0; s < sources; ++s) {
-    const int64_t bad = LoadRow(tensor, s, bytes[s], row(s));
     if (plan.recipe.input_dtype.has_value()) RoundTo(*plan.recipe.input_dtype, row(s), n);
-    if (bad > 0) finite = false;
-    if (bad > 0 && nonfinite != nullptr) nonfinite[s] += bad;
+    if (bad_[s] > 0) finite = false;
+    if (bad_[s] > 0 && nonfinite != nullptr) nonfinite[s] += bad_[s];
   }
   region_.counts = nullptr;
   if (!finite) {

@@ -56,6 +56,7 @@ class Stack {
   Scratch rows_, counts_, sink_rows_;
   size_t row_bytes_ = 0;
   Region region_;
+  std::vector<int64_t> bad_;  // elements of each source that are not finite
   std::vector<void*> row_pointers_, sink_pointers_;
 };
 

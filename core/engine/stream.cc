@@ -22,10 +22,13 @@ constexpr uint64_t kLocalGap = 4 * kKiB;
 constexpr uint64_t kRemoteGap = 256 * kKiB;
 constexpr int kIoThreads = 16;
 
-// A read of consecutive bytes of one input, or of a tensor in a view, into the chunk's buffer.
+// A read of consecutive bytes of one input, or of a tensor in a view, into the chunk's buffer. Of a
+// tensor whose rows have another order, bytes count in that order, from its first row.
 struct Read {
   int file = 0;
   const StridedView* view = nullptr;
+  const TensorSource* rows = nullptr;  // null: the file's order
+  uint64_t row_bytes = 0;
   uint64_t begin = 0;
   uint64_t end = 0;
   size_t at = 0;  // offset in the buffer
@@ -50,7 +53,8 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
   struct Want {
     int file;
     const StridedView* view;
-    uint64_t begin, end;
+    const TensorSource* rows;
+    uint64_t row_bytes, begin, end;
     size_t piece, source;
   };
   std::vector<Want> wants;
@@ -62,14 +66,16 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
     chunk->places[p].resize(tensor.sources.size());
     for (size_t s = 0; s < tensor.sources.size(); ++s) {
       const TensorSource& source = tensor.sources[s];
-      const uint64_t begin = source.begin + SourceBytes(tensor, source, piece.first);
-      wants.push_back({source.file, source.view.get(), begin,
+      const bool rows = source.rows != nullptr;
+      const uint64_t begin = (rows ? 0 : source.begin) + SourceBytes(tensor, source, piece.first);
+      wants.push_back({source.file, source.view.get(), rows ? &source : nullptr,
+                       rows ? SourceBytes(tensor, source, tensor.row_elements()) : 0, begin,
                        begin + SourceBytes(tensor, source, piece.count), p, s});
       total += wants.back().end - begin;
     }
   }
   std::sort(wants.begin(), wants.end(), [](const Want& a, const Want& b) {
-    return std::tie(a.file, a.view, a.begin) < std::tie(b.file, b.view, b.begin);
+    return std::tie(a.file, a.view, a.rows, a.begin) < std::tie(b.file, b.view, b.rows, b.begin);
   });
   const uint64_t max_gap = plan.remote_inputs ? kRemoteGap : kLocalGap;
   uint64_t gaps_left = total / 4;
@@ -77,12 +83,14 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
     Read* last = chunk->reads.empty() ? nullptr : &chunk->reads.back();
     const bool near =
         last != nullptr && last->file == want.file && last->view == want.view &&
+        last->rows == want.rows &&
         (want.begin <= last->end || want.begin - last->end <= std::min(max_gap, gaps_left));
     if (near) {
       if (want.begin > last->end) gaps_left -= want.begin - last->end;
       last->end = std::max(last->end, want.end);
     } else {
-      chunk->reads.push_back({want.file, want.view, want.begin, want.end, 0});
+      chunk->reads.push_back(
+          {want.file, want.view, want.rows, want.row_bytes, want.begin, want.end, 0});
     }
     chunk->places[want.piece][want.source] = {chunk->reads.size() - 1, want.begin};
   }
@@ -94,6 +102,16 @@ void PlanReads(const Plan& plan, Chunk* chunk) {
   chunk->data = chunk->buffer.Get(std::max<size_t>(at, 1));
 }
 
+absl::Status ReadRowsOf(const TensorSource& source, const RangeReader& read_range, bool remote,
+                        uint64_t row_bytes, uint64_t begin, absl::Span<char> out) {
+  const auto read_own = [&](uint64_t from, absl::Span<char> to) {
+    from += source.begin;
+    return source.view == nullptr ? read_range(from, to)
+                                  : ReadStrided(read_range, *source.view, from, to);
+  };
+  return ReadRows(read_own, *source.rows, row_bytes, remote ? kRemoteGap : kLocalGap, begin, out);
+}
+
 absl::Status ReadInto(Storage& storage, const Plan& plan, const Read& read, const CallOptions& call,
                       Traffic* traffic, Chunk* chunk) {
   const InputFile input = plan.Located(plan.inputs[read.file]);
@@ -103,8 +121,13 @@ absl::Status ReadInto(Storage& storage, const Plan& plan, const Read& read, cons
     return store->Read(input.uri, begin, out, input.etag, call);
   };
   const auto out = absl::MakeSpan(chunk->data + read.at, size);
-  RETURN_IF_ERROR(read.view == nullptr ? read_range(read.begin, out)
-                                       : ReadStrided(read_range, *read.view, read.begin, out));
+  if (read.rows != nullptr) {
+    RETURN_IF_ERROR(
+        ReadRowsOf(*read.rows, read_range, plan.remote_inputs, read.row_bytes, read.begin, out));
+  } else {
+    RETURN_IF_ERROR(read.view == nullptr ? read_range(read.begin, out)
+                                         : ReadStrided(read_range, *read.view, read.begin, out));
+  }
   traffic->read.fetch_add(size, std::memory_order_relaxed);
   return absl::OkStatus();
 }

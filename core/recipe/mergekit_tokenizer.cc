@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/text.h"
+#include "core/recipe/chat_templates.h"
 #include "core/recipe/mergekit_parts.h"
 
 namespace orthomerge {
@@ -148,8 +149,8 @@ class TokenizerReader {
   }
 
   void ReadTemplate(const YamlValue& value) {
-    static const auto& known =
-        *new std::vector<std::string>{"auto", "alpaca", "chatml", "exaone", "llama3", "mistral"};
+    std::vector<std::string> known = {"auto"};
+    known.insert(known.end(), ChatTemplateNames().begin(), ChatTemplateNames().end());
     const std::optional<std::string> text =
         reader_.ReadText(value, "chat_template", "'auto', a known template's name, or a template");
     if (!text.has_value()) return;

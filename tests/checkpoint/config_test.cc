@@ -55,6 +55,30 @@ TEST(ReconcileConfig, SetsTheNumberOfLayers) {
                      R"("hidden_size": 32})");
 }
 
+TEST(ReconcileConfig, SetsTheSizeOfTheVocabulary) {
+  const auto set = [](const std::string& text) {
+    ConfigChanges changes;
+    changes.vocabulary = 40;
+    const auto result = ReconcileConfig(text, changes);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.value_or("");
+  };
+  EXPECT_EQ(set(R"({"vocab_size": 32})"), R"({"vocab_size": 40})");
+  EXPECT_EQ(set(R"({"text_config": {"vocab_size": 32}})"),
+            R"({"text_config": {"vocab_size": 40}})");
+  EXPECT_EQ(set(R"({"a": 1})"), R"({"a": 1,"vocab_size": 40})");
+  EXPECT_EQ(set("{}"), R"({"vocab_size": 40})");
+}
+
+TEST(VocabularySize, IsANumberHereOrBelow) {
+  EXPECT_EQ(VocabularySize(R"({"vocab_size": 32, "text_config": {"vocab_size": 9}})"), 32);
+  EXPECT_EQ(VocabularySize(R"({"text_config": {"vocab_size": 9}})"), 9);
+  for (const char* text : {"", "{}", "[]", R"({"vocab_size": "32"})", R"({"vocab_size": -1})",
+                           R"({"vocab_size": 1.5})", R"({"text_config": 3})"}) {
+    EXPECT_EQ(VocabularySize(text), std::nullopt) << text;
+  }
+}
+
 TEST(ReconcileConfig, LooksIntoTheTextConfig) {
   EXPECT_EQ(Reconciled(R"({"text_config":{"tie_word_embeddings":true,"torch_dtype":"float32"},)"
                        R"("torch_dtype":"float32"})",
