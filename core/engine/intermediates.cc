@@ -108,14 +108,12 @@ class PlanningStorage::Store : public ObjectStore {
   const std::map<std::string, std::map<std::string, File>>& results_;
 };
 
-Storage& PlanningStorage::Of(const Uri& uri) {
-  if (uri.scheme != Uri::Scheme::kStage) return real_;
-  if (planned_ == nullptr) {
-    store_ = std::make_unique<Store>(this);
-    planned_ = std::make_unique<Storage>(store_.get(), nullptr);
-  }
-  return *planned_;
-}
+PlanningStorage::PlanningStorage(Storage& real)
+    : real_(real),
+      store_(std::make_unique<Store>(this)),
+      planned_(std::make_unique<Storage>(store_.get(), nullptr)) {}
+
+PlanningStorage::~PlanningStorage() = default;
 
 void PlanningStorage::Add(const std::string& name, const Plan& plan) {
   const std::string etag = absl::StrCat("plan:", plan.digest);

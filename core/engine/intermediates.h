@@ -16,9 +16,10 @@ namespace orthomerge {
 // Storage for planning: Uris of kStage mean what was added, all others the real thing.
 class PlanningStorage {
  public:
-  explicit PlanningStorage(Storage& real) : real_(real) {}
+  explicit PlanningStorage(Storage& real);
+  ~PlanningStorage();
 
-  Storage& Of(const Uri& uri);
+  Storage& Of(const Uri& uri) { return uri.scheme == Uri::Scheme::kStage ? *planned_ : real_; }
   // `plan` is what makes the result `name`; borrowed. Files are pinned to the plan's digest.
   void Add(const std::string& name, const Plan& plan);
 
@@ -33,8 +34,8 @@ class PlanningStorage {
 
   Storage& real_;
   std::map<std::string, std::map<std::string, File>> results_;  // by name, by file
-  std::unique_ptr<ObjectStore> store_;                          // reads results_
-  std::unique_ptr<Storage> planned_;
+  const std::unique_ptr<ObjectStore> store_;                    // reads results_
+  const std::unique_ptr<Storage> planned_;
 };
 
 // MakePlanWith for a recipe among several. A plan reads results where the recipe's output will be,

@@ -47,6 +47,8 @@ class Builder {
       token.id = *old;
     } else if (const auto found = new_.find(token.text); found != new_.end()) {
       token.id = found->second;
+    } else if (next_ > kMostTokenIds) {
+      return;  // too many already; that is a fault in the end
     } else {
       token.id = next_++;
       new_[token.text] = token.id;
@@ -243,7 +245,7 @@ std::shared_ptr<const TokenRows> TokenRowPlanner::RowsOf(const std::vector<int>&
                                        ? Default(given, token.id)
                                        : Configured(*configured, given, token.id, result.get());
     if (!fill.ok()) {
-      if (!warned_) {
+      if (told_.insert(fill.status().ToString()).second) {
         diagnostics->Add(fill.status(), absl::StrCat("tokenizer.tokens.", token.text, ".source"));
       }
       continue;
@@ -253,14 +255,13 @@ std::shared_ptr<const TokenRows> TokenRowPlanner::RowsOf(const std::vector<int>&
     if (fill->kind == RowFill::Kind::kZero && !zero && nowhere++ == 0) first_nowhere = token.text;
     result->fills.push_back(*fill);
   }
-  if (nowhere > 0 && !warned_) {
-    diagnostics->Warning(
+  if (nowhere > 0) {
+    const std::string message =
         absl::StrCat(nowhere, nowhere == 1 ? " token is" : " tokens are",
                      " in none of the models, so the rows are 0; the first is ",
-                     Quoted(first_nowhere), "; tokenizer.tokens can name a source"),
-        "tokenizer");
+                     Quoted(first_nowhere), "; tokenizer.tokens can name a source");
+    if (told_.insert(message).second) diagnostics->Warning(message, "tokenizer");
   }
-  warned_ = true;
   known = std::move(result);
   return known;
 }

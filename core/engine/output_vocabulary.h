@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -94,7 +95,7 @@ class TokenRowPlanner {
   std::map<int, std::shared_ptr<const RowMap>> maps_;
   std::map<std::pair<std::vector<int>, std::vector<int64_t>>, std::shared_ptr<const TokenRows>>
       known_;
-  bool warned_ = false;
+  std::set<std::string> told_;  // faults and warnings, each once
 };
 
 }  // namespace orthomerge

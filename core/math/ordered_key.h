@@ -1,4 +1,5 @@
-// Unsigned keys that order like the numbers they stand for. -0 and 0 have the same.
+// Unsigned keys that order like the numbers they stand for. -0 and 0 have the same. Static, since
+// they are compiled for several instruction sets.
 #pragma once
 
 #include <bit>
@@ -6,19 +7,19 @@
 
 namespace orthomerge {
 
-inline uint32_t OrderedKey(float x) {
+static inline uint32_t OrderedKey(float x) {
   const auto bits = std::bit_cast<uint32_t>(x + 0.0f);
   return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | uint32_t{1} << 31);
 }
-inline uint64_t OrderedKey(double x) {
+static inline uint64_t OrderedKey(double x) {
   const auto bits = std::bit_cast<uint64_t>(x + 0.0);
   return bits ^ (static_cast<uint64_t>(static_cast<int64_t>(bits) >> 63) | uint64_t{1} << 63);
 }
 
-inline float NumberOfKey(uint32_t key) {
+static inline float NumberOfKey(uint32_t key) {
   return std::bit_cast<float>(key >> 31 != 0 ? key ^ uint32_t{1} << 31 : ~key);
 }
-inline double NumberOfKey(uint64_t key) {
+static inline double NumberOfKey(uint64_t key) {
   return std::bit_cast<double>(key >> 63 != 0 ? key ^ uint64_t{1} << 63 : ~key);
 }
 

@@ -166,10 +166,15 @@ std::optional<Uri> Reader::ReadModelUri(const YamlValue& value, const std::strin
     used_stages_.insert(stage->first);
     return stage->second;
   }
-  std::vector<std::string> names;
-  for (const auto& [name, uri] : *stages_) names.push_back(name);
-  constexpr size_t kShortest = 4;  // below, every word is near every other one
-  const std::string suggestion = value.text.size() < kShortest ? "" : DidYouMean(value.text, names);
+  constexpr size_t kShortest = 4;   // below, every word is near every other one
+  constexpr int kMostLookups = 20;  // each compares with all names
+  std::string suggestion;
+  if (value.text.size() >= kShortest && value.text.find('/') == std::string::npos &&
+      ++stage_lookups_ <= kMostLookups) {
+    std::vector<std::string> names;
+    for (const auto& [name, uri] : *stages_) names.push_back(name);
+    suggestion = DidYouMean(value.text, names);
+  }
   std::optional<Uri> uri = ReadUri(value, field, directory);
   if (!uri.has_value() || !suggestion.empty()) {
     const std::string message = absl::StrCat("no recipe of this file is named ", Quote(value.text),

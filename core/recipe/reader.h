@@ -73,6 +73,7 @@ class Reader {
   bool is_intermediate_ = false;
   const std::map<std::string, Uri>* stages_ = nullptr;
   std::set<std::string> used_stages_;
+  int stage_lookups_ = 0;
   std::map<std::string, NameFilter> patterns_;  // by text: a pattern may stand in many places
 };
 

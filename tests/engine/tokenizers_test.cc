@@ -321,6 +321,16 @@ TEST_F(TokenizersTest, SaysWhatIsWrong) {
               {"no tensor of", "embedding"});
 }
 
+TEST_F(TokenizersTest, AFaultOfASecondTensorIsToldToo) {
+  WriteModel(Path("a"), {RandomTensor(kHead, DType::kF32, {3, columns_}, random_),
+                         RandomTensor(kEmbedding, DType::kF32, {2, columns_}, random_)});
+  WriteFile(Path("a/tokenizer.json"), TokenizerText({"p", "q"}));
+  ExpectFault(Linear({"a"},
+                     "tokenizer: {tokens: {p: {force: true, source: {kind: model_token, "
+                     "model: a, token_id: 2}}}}\n"),
+              Reason::kOutOfRange, {"token id 2 is beyond the 2 rows"});
+}
+
 TEST_F(TokenizersTest, ATokenizerThatIsMissingIsTheFirstModels) {
   const TestModel a = Write("a", {"p", "q"}), b = Write("b", {"p", "q"});
   fs::remove(Path("b/tokenizer.json"));

@@ -171,6 +171,14 @@ class Examples(TestCase):
 
         self.check("nuslerp", self.family("qwen2.5-14b-base", "qwen2.5-14b-reasoning", "qwen2.5-14b-writer"), expected)
 
+    def test_two_stages(self):
+        def expected(_, values):
+            instruct, storyteller, math = values
+            mean = (0.7 * storyteller + 0.3 * math).astype("<f4")
+            return slerp(instruct, models.from_bf16(models.to_bf16(mean)).astype(np.float64), 0.4)
+
+        self.check("two-stages", self.family("mistral-7b-instruct", "mistral-7b-storyteller", "mistral-7b-math"), expected)
+
     def test_multislerp(self):
         def expected(_, values):
             base, *others = values
