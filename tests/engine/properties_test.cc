@@ -21,6 +21,7 @@ constexpr absl::string_view kMergekit = "mergekit.";
 struct Trait {
   std::string parameters = {};  // the method-wide ones that it cannot do without
   bool symmetric = true;        // whatever the order of the models
+  bool dense = false;           // needs the LibTorch module
   // With these, K equal models give that model. "1/K" stands for that number.
   std::optional<std::string> identity = {};
 };
@@ -33,19 +34,19 @@ const std::map<std::string, Trait>& Traits() {
       {"consensus", {.identity = "mask_lambda: 0.1, lambda: 1/K"}},
       // The draws belong to a model's number.
       {"dare", {.symmetric = false, .identity = "density: 1, lambda: 1/K"}},
-      {"doge", {}},
+      {"doge", {.dense = true}},
       {"emr", {.identity = "task: 0"}},
-      {"iso_c", {}},
-      {"iso_cts", {}},
-      {"knots", {.identity = "density: 1, lambda: 1"}},
+      {"iso_c", {.dense = true}},
+      {"iso_cts", {.dense = true}},
+      {"knots", {.dense = true, .identity = "density: 1, lambda: 1"}},
       {"model_stock", {.identity = ""}},
       {"pcb", {}},  // the entry of the lowest score is dropped always
       {"tall_masks", {}},
       {"task_arithmetic", {.identity = "lambda: 1/K"}},
       {"tatr", {}},  // the most sensitive entry is dropped always
       {"ties", {.identity = "density: 1, lambda: 1"}},
-      {"tsv_m", {}},
-      {"wudi", {}},
+      {"tsv_m", {.dense = true}},
+      {"wudi", {.dense = true}},
       {"mergekit.arcee_fusion", {}},
       {"mergekit.breadcrumbs", {.identity = "density: 1, gamma: 0, normalize: true"}},
       {"mergekit.breadcrumbs_ties", {.identity = "density: 1, gamma: 0, normalize: true"}},
@@ -73,6 +74,15 @@ const std::map<std::string, Trait>& Traits() {
 std::vector<std::string> RegisteredNames() {
   std::vector<std::string> names;
   for (const MethodSchema& schema : MethodSchemas()) names.push_back(schema.name);
+  return names;
+}
+
+// Those that this build can run.
+std::vector<std::string> TestedNames() {
+  std::vector<std::string> names = RegisteredNames();
+#ifdef ORTHOMERGE_WITHOUT_TORCH
+  std::erase_if(names, [](const std::string& name) { return Traits().at(name).dense; });
+#endif
   return names;
 }
 
@@ -297,7 +307,7 @@ TEST_P(PropertiesTest, TheSameBytesWhateverTheResources) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, PropertiesTest, testing::ValuesIn(RegisteredNames()),
+INSTANTIATE_TEST_SUITE_P(Methods, PropertiesTest, testing::ValuesIn(TestedNames()),
                          [](const testing::TestParamInfo<std::string>& info) {
                            return absl::StrReplaceAll(info.param, {{".", "_"}});
                          });

@@ -118,13 +118,13 @@ class Kill(TestCase):
         kinds = self.kinds(on_s3)
         tally = {"unfinished": 0, "complete": 0, "resumed": 0}
         number = tries = 0
-        while number < count and tries < 5 * count:
+        while (number < count or tally["resumed"] == 0) and tries < 5 * count:
             tries += 1
             # A round in which every run was faster than the kill counts for nothing.
             number += self.one_round(kinds[number % len(kinds)], tries, rng, tally)
         print(f"     {number} outputs; {tally['unfinished']} kills before and {tally['complete']} after the commit; "
               f"{tally['resumed']} finishing runs found stored work", flush=True)
-        self.assertEqual(number, count, "too few kills hit a run in progress")
+        self.assertGreaterEqual(number, count, "too few kills hit a run in progress")
         self.assertGreater(tally["resumed"], 0)
 
     def test_local(self):
