@@ -80,12 +80,7 @@ class Stages(ServiceCase):
         front = self.enterContext(proxy.Proxy(os.environ["AWS_ENDPOINT_URL"], policy))
         self.addCleanup(gate.open, proxy.RESET)
         gate.close(lambda request: writes(request) and "/stages/second/" in request.key)
-        process = start("run", recipe, "--out", place.uri, "-o", "json", env={"AWS_ENDPOINT_URL": front.url})
-        self.addCleanup(self._end, process)
-        self.assertTrue(self.wait_for(lambda: gate.held > 0, process))
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-        gate.open(proxy.RESET)
+        self.kill_at_the_gate(recipe, place, front, gate)
         self.assertFalse(place.exists())
         requests.clear()
         result = self.run_ok(recipe, "--out", place.uri, env={"AWS_ENDPOINT_URL": front.url})
@@ -93,6 +88,15 @@ class Stages(ServiceCase):
         self.assertEqual(made, [], "the first result was made again")
         self.assertEqual([name for name in self.made(result) if name.startswith("first")], [])
         self.assert_complete(place, reference)
+
+    def kill_at_the_gate(self, recipe, place, front, gate):
+        """Kills a run through the proxy as soon as the gate holds one of its requests."""
+        process = start("run", recipe, "--out", place.uri, "-o", "json", env={"AWS_ENDPOINT_URL": front.url})
+        self.addCleanup(self._end, process)
+        self.assertTrue(self.wait_for(lambda: gate.held > 0, process))
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        gate.open(proxy.RESET)
 
     def test_cancelled_and_cleaned(self):
         """`clean` removes the intermediates of a run that was given up, open uploads too."""
@@ -102,12 +106,7 @@ class Stages(ServiceCase):
         front = self.enterContext(proxy.Proxy(os.environ["AWS_ENDPOINT_URL"], gate))
         self.addCleanup(gate.open, proxy.RESET)
         gate.close(lambda request: request.kind == "part" and "/stages/second/" in request.key)
-        process = start("run", recipe, "--out", place.uri, "-o", "json", env={"AWS_ENDPOINT_URL": front.url})
-        self.addCleanup(self._end, process)
-        self.assertTrue(self.wait_for(lambda: gate.held > 0, process))
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-        gate.open(proxy.RESET)
+        self.kill_at_the_gate(recipe, place, front, gate)
         self.assertNotEqual(place.debris(), [])
         cleaned = cli("clean", place.uri)
         self.assertEqual(cleaned.code, 0, str(cleaned))
