@@ -237,21 +237,48 @@ void Gram(const float* const* rows, int k, int64_t n, double* lanes) {
 
 constexpr int64_t kElectionBlock = 512;
 
+// What is done with a row is a function of its own: inlined, the compiler takes two rows at once,
+// and then no vectors.
+template <class T>
+[[gnu::noinline]] void AddTrimmed(const T* __restrict row, T threshold, int64_t count,
+                                  T* __restrict sum) {
+  for (int64_t i = 0; i < count; ++i) {
+    sum[i] = sum[i] + (std::abs(row[i]) < threshold ? T{0} : row[i]);
+  }
+}
+
 // vote[i] = sum of the trimmed entries of element start + i, models in order.
 template <class T>
 void Vote(const Election<T>& election, int64_t start, int64_t count, T* vote) {
-  for (int64_t i = 0; i < count; ++i) vote[i] = 0;
+  std::fill_n(vote, count, T{0});
   for (int j = 0; j < election.k; ++j) {
-    const T* row = election.rows[j] + start;
-    const T threshold = election.thresholds[j];
-    for (int64_t i = 0; i < count; ++i) {
-      vote[i] = vote[i] + (std::abs(row[i]) < threshold ? T{0} : row[i]);
+    AddTrimmed(election.rows[j] + start, election.thresholds[j], count, vote);
+  }
+}
+
+// Merges the trimmed entries that have the elected sign; `seats` counts them for the mean.
+template <ElectedMerge kMerge, class T>
+[[gnu::noinline]] void AddElected(const T* __restrict row, T threshold, const T* __restrict sign,
+                                  int64_t count, T* __restrict sum, T* __restrict seats) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T x = std::abs(row[i]) < threshold ? T{0} : row[i];
+    const T elected = x * sign[i] > 0 ? x : T{0};
+    if constexpr (kMerge == ElectedMerge::kMax) {
+      sum[i] = std::abs(elected) > std::abs(sum[i]) ? elected : sum[i];
+    } else {
+      sum[i] = sum[i] + elected;
+    }
+    if constexpr (kMerge == ElectedMerge::kMean) {
+      seats[i] = seats[i] + (elected != 0 ? T{1} : T{0});
     }
   }
 }
 
 template <class T>
 void Elect(const Election<T>& election, T* dst, int64_t n) {
+  const auto add = election.merge == ElectedMerge::kMax   ? AddElected<ElectedMerge::kMax, T>
+                   : election.merge == ElectedMerge::kSum ? AddElected<ElectedMerge::kSum, T>
+                                                          : AddElected<ElectedMerge::kMean, T>;
   T vote[kElectionBlock], sum[kElectionBlock], seats[kElectionBlock];
   for (int64_t start = 0; start < n; start += kElectionBlock) {
     const int64_t count = std::min(kElectionBlock, n - start);
@@ -266,18 +293,7 @@ void Elect(const Election<T>& election, T* dst, int64_t n) {
     std::fill_n(sum, count, T{0});
     std::fill_n(seats, count, T{0});
     for (int j = 0; j < election.k; ++j) {
-      const T* row = election.rows[j] + start;
-      const T threshold = election.thresholds[j];
-      for (int64_t i = 0; i < count; ++i) {
-        const T x = std::abs(row[i]) < threshold ? T{0} : row[i];
-        const T elected = x * vote[i] > 0 ? x : T{0};
-        if (election.merge == ElectedMerge::kMax) {
-          sum[i] = std::abs(elected) > std::abs(sum[i]) ? elected : sum[i];
-        } else {
-          sum[i] = sum[i] + elected;
-          seats[i] = seats[i] + (elected != 0 ? T{1} : T{0});
-        }
-      }
+      add(election.rows[j] + start, election.thresholds[j], vote, count, sum, seats);
     }
     if (election.merge == ElectedMerge::kMean) {
       for (int64_t i = 0; i < count; ++i) sum[i] = sum[i] / (seats[i] > 0 ? seats[i] : T{1});
