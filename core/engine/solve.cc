@@ -9,6 +9,15 @@ namespace {
 
 constexpr int kReadThreads = 8;
 
+// Of all tensors that are solved in memory, what the largest takes.
+uint64_t LargestSolve(const Plan& plan) {
+  uint64_t largest = 0;
+  for (const PlanTensor& tensor : plan.tensors) {
+    if (IsSolvedInMemory(plan, tensor)) largest = std::max(largest, SolveBytes(plan, tensor));
+  }
+  return largest;
+}
+
 }  // namespace
 
 class TensorSolver::Share {
@@ -38,10 +47,12 @@ TensorSolver::TensorSolver(const StageContext& context, Solved* solved)
       solved_(solved),
       states_(context.plan.tensors.size(), State::kOpen),
       pool_(context.plan.memory.solve_pool) {
-  const bool any =
-      std::any_of(context.plan.tensors.begin(), context.plan.tensors.end(),
-                  [&](const PlanTensor& tensor) { return IsSolvedInMemory(context.plan, tensor); });
-  if (any && context.plan.remote_inputs) io_ = std::make_unique<IoPool>(kReadThreads, "solve-io");
+  const uint64_t largest = LargestSolve(context.plan);
+  const auto threads = static_cast<uint64_t>(context.plan.memory.threads);
+  keeps_memory_ = largest * threads <= context.plan.memory.solve_pool;
+  if (largest > 0 && context.plan.remote_inputs) {
+    io_ = std::make_unique<IoPool>(kReadThreads, "solve-io");
+  }
 }
 
 absl::Status TensorSolver::Solve(const PlanTensor& tensor, Memory* memory) {
@@ -57,8 +68,10 @@ absl::Status TensorSolver::Solve(const PlanTensor& tensor, Memory* memory) {
   }
   // After a fault the tensor is open again: the others meet the same fault, or the run has ended.
   const absl::Status status = Guarded([&] { return SolveNow(tensor, memory); });
-  memory->bytes.Release();
-  memory->stack.Release();
+  if (!keeps_memory_) {
+    memory->bytes.Release();
+    memory->stack.Release();
+  }
   absl::MutexLock lock(&mutex_);
   states_[t] = status.ok() ? State::kDone : State::kOpen;
   return status;

@@ -44,6 +44,9 @@ class TensorSolver {
   absl::Mutex mutex_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);  // per tensor
   uint64_t pool_ ABSL_GUARDED_BY(mutex_);              // bytes that nobody uses
+  // The pool has room for the largest tensor of every thread at once, so that nobody has to give
+  // memory back for others: the system would clear every page of it again.
+  bool keeps_memory_ = false;
 };
 
 }  // namespace orthomerge
