@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/math/per_cpu.h"
 #include "core/math/random.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
@@ -26,10 +27,9 @@ struct Drop {
 
  private:
   template <class T>
-  void ApplyAs(const std::string& tensor, const Region& region) const {
+  ORTHOMERGE_PER_CPU void ApplyAs(const std::string& tensor, const Region& region) const {
     constexpr int64_t kBlock = 512;
-    // 32 bits are at most this with probability `density`.
-    const auto last = static_cast<uint32_t>(std::ceil(density * 0x1p32) - 1);
+    const uint32_t last = RandomStream::LastOf(density);
     const double divisor = density;
     const auto rescaled = [=](T x, bool kept) {
       const auto quotient = static_cast<T>(x / divisor);

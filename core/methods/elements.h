@@ -5,12 +5,24 @@
 #include <string>
 #include <vector>
 
+#include "core/math/kernels.h"
 #include "core/methods/method.h"
 
 namespace orthomerge {
 
 // dst = base + sum_k c[k] * rows[k] in the working dtype, models in order; without `base`, the sum.
 void WeightedSum(const Region& region, const std::vector<double>& c, bool add_base, void* dst);
+
+// Calls use(i, lane) for elements from where the lanes of a reduction begin: element i belongs to
+// lane i mod kLanes. Sums are kept in an array of kLanes on the stack, so that they are vectors.
+template <class Use>
+void ForLanes(int64_t count, const Use& use) {
+  int64_t start = 0;
+  for (; start + kLanes <= count; start += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) use(start + lane, lane);
+  }
+  for (int64_t lane = 0; start + lane < count; ++lane) use(start + lane, lane);
+}
 
 // Carries what is not finite: elements that do not count become base + the sum of the rows.
 template <class T>

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/math/kernels.h"
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/masks.h"
@@ -18,7 +19,7 @@ namespace {
 // tau_uni of `count` elements from `first` on; at most kUnified.
 constexpr int64_t kUnified = 256;
 template <class T>
-void Unify(const Region& region, int64_t first, int64_t count, T* unified) {
+ORTHOMERGE_PER_CPU void Unify(const Region& region, int64_t first, int64_t count, T* unified) {
   double sum[kUnified];
   std::fill_n(sum, count, 0.0);
   for (size_t k = 0; k < region.rows.size(); ++k) {
@@ -81,7 +82,7 @@ class EmrProgram : public TensorProgram {
  private:
   // Elements that do not count have rows of 0, which add nothing.
   template <class T>
-  void AccumulateAs(const Region& region, Accumulator& partial) const {
+  ORTHOMERGE_PER_CPU void AccumulateAs(const Region& region, Accumulator& partial) const {
     const size_t models = region.rows.size();
     double* counted = &partial.lanes[2 * models * kLanes];
     for (int64_t first = 0; first < region.elements; first += kUnified) {
@@ -109,18 +110,9 @@ class EmrProgram : public TensorProgram {
     }
   }
 
-  // Element i, counted from where the lanes begin, belongs to lane i mod kLanes.
-  template <class Use>
-  static void ForLanes(int64_t count, const Use& use) {
-    int64_t start = 0;
-    for (; start + kLanes <= count; start += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) use(start + lane, lane);
-    }
-    for (int64_t lane = 0; start + lane < count; ++lane) use(start + lane, lane);
-  }
-
   template <class T>
-  void EmitAs(const Region& region, double rescaler, absl::Span<void* const> sinks) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, double rescaler,
+                                 absl::Span<void* const> sinks) const {
     std::vector<T> all(static_cast<size_t>(region.elements));
     for (int64_t first = 0; first < region.elements; first += kUnified) {
       Unify(region, first, std::min(kUnified, region.elements - first), &all[first]);

@@ -7,6 +7,7 @@
 // `min_count` tasks use: theta_0 + lambda * [sum_t m_t >= min_count] * tau_MTL.
 #include <cmath>
 
+#include "core/math/per_cpu.h"
 #include "core/methods/election.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
@@ -46,7 +47,8 @@ class Localisation {
   }
 
   template <class T>
-  std::vector<double> MultiTaskVector(const Region& region, const Solved& solved) const {
+  ORTHOMERGE_PER_CPU std::vector<double> MultiTaskVector(const Region& region,
+                                                         const Solved& solved) const {
     const auto n = static_cast<size_t>(region.elements);
     if (ties_) {
       std::vector<T> merged(n);
@@ -60,10 +62,6 @@ class Localisation {
     return sum;
   }
 
-  bool Uses(size_t task, double own, double multi_task) const {
-    return std::abs(own) > mask_lambdas_[task] * std::abs(multi_task - own);
-  }
-
   const std::vector<double>& mask_lambdas() const { return mask_lambdas_; }
 
  private:
@@ -73,6 +71,11 @@ class Localisation {
   std::vector<double> mask_lambdas_;
   TrimAndElect election_;
 };
+
+// Whether a task's mask has the element.
+bool Uses(double mask_lambda, double own, double multi_task) {
+  return std::abs(own) > mask_lambda * std::abs(multi_task - own);
+}
 
 class LocalisedProgram : public TensorProgram {
  public:
@@ -108,19 +111,21 @@ class ConsensusProgram : public LocalisedProgram {
 
  private:
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const std::vector<double> multi_task = masks_.MultiTaskVector<T>(region, solved);
     const T* base = region.base_as<T>();
     std::vector<double> counts(multi_task.size(), 0.0);
     for (size_t k = 0; k < region.rows.size(); ++k) {
       const T* row = region.row_as<T>(k);
-      for (size_t i = 0; i < counts.size(); ++i) {
-        counts[i] += masks_.Uses(k, row[i], multi_task[i]) ? 1.0 : 0.0;
+      const double mask_lambda = masks_.mask_lambdas()[k];
+      for (size_t i = 0; i < multi_task.size(); ++i) {
+        counts[i] += Uses(mask_lambda, row[i], multi_task[i]) ? 1.0 : 0.0;
       }
     }
     const auto enough = static_cast<double>(min_count_);
-    for (size_t i = 0; i < counts.size(); ++i) {
-      const auto merged = static_cast<T>(base[i] + lambda_ * multi_task[i]);
+    const double lambda = lambda_;
+    for (size_t i = 0; i < multi_task.size(); ++i) {
+      const auto merged = static_cast<T>(base[i] + lambda * multi_task[i]);
       out[i] = counts[i] >= enough ? merged : base[i];
     }
     CarryNonFinite(region, out);
@@ -158,10 +163,11 @@ class TallMasksProgram : public LocalisedProgram {
 
  private:
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, absl::Span<void* const> sinks) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved,
+                                 absl::Span<void* const> sinks) const {
     const std::vector<double> multi_task = masks_.MultiTaskVector<T>(region, solved);
     EmitMasks<T>(region, sinks, [&](size_t k, int64_t i) {
-      return masks_.Uses(k, region.row_as<T>(k)[i], multi_task[i]);
+      return Uses(masks_.mask_lambdas()[k], region.row_as<T>(k)[i], multi_task[i]);
     });
     if (sinks[0] == nullptr) return;
     T* out = static_cast<T*>(sinks[0]);
@@ -171,9 +177,10 @@ class TallMasksProgram : public LocalisedProgram {
     }
     if (task_.has_value()) {
       const T* own = region.row_as<T>(*task_);
+      const double mask_lambda = masks_.mask_lambdas()[*task_];
       for (size_t i = 0; i < multi_task.size(); ++i) {
         const T merged = out[i], without = base[i];
-        out[i] = masks_.Uses(*task_, own[i], multi_task[i]) ? merged : without;
+        out[i] = Uses(mask_lambda, own[i], multi_task[i]) ? merged : without;
       }
     }
     CarryNonFinite(region, out);

@@ -2,8 +2,10 @@
 // Omega = sum_{i != j} |tau_i| |tau_j|, with task vectors in place of gradients. Entries at or
 // above the quantile t = sorted(Omega)[int(d * quantile)] over the whole model keep the base's
 // value, the others become theta_0 + lambda * sum_i tau_i.
+#include <algorithm>
 #include <cmath>
 
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/order_statistics.h"
@@ -13,14 +15,26 @@ namespace {
 
 // 2 sum_j |tau_j| sum_{i<j} |tau_i|, without the cancellation of (sum |tau|)^2 - sum tau^2.
 template <class T>
-T Sensitivity(const Region& region, int64_t i) {
-  double sum = 0, omega = 0;
-  for (size_t k = 0; k < region.rows.size(); ++k) {
-    const double magnitude = std::abs(region.row_as<T>(k)[i]);
-    omega += magnitude * sum;
-    sum += magnitude;
+ORTHOMERGE_PER_CPU std::vector<T> Sensitivities(const Region& region) {
+  constexpr int64_t kBlock = 256;
+  double sum[kBlock], omega[kBlock];
+  std::vector<T> sensitivities(static_cast<size_t>(region.elements));
+  for (int64_t first = 0; first < region.elements; first += kBlock) {
+    const int64_t count = std::min(kBlock, region.elements - first);
+    std::fill_n(sum, count, 0.0);
+    std::fill_n(omega, count, 0.0);
+    for (size_t k = 0; k < region.rows.size(); ++k) {
+      const T* row = region.row_as<T>(k) + first;
+      for (int64_t i = 0; i < count; ++i) {
+        const double magnitude = std::abs(row[i]);
+        omega[i] += magnitude * sum[i];
+        sum[i] += magnitude;
+      }
+    }
+    T* out = sensitivities.data() + first;
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(2 * omega[i]);
   }
-  return static_cast<T>(2 * omega);
+  return sensitivities;
 }
 
 class TatrProgram : public TensorProgram {
@@ -32,15 +46,10 @@ class TatrProgram : public TensorProgram {
 
   void Accumulate(int round, const Region& region, const Solved& solved,
                   Accumulator& partial) const override {
-    const auto step = static_cast<size_t>(round);
     if (region.f64) {
-      sensitivities_.Count(
-          step, 0, region, [&](int64_t i) { return Sensitivity<double>(region, i); }, solved,
-          partial);
+      Count<double>(static_cast<size_t>(round), region, solved, partial);
     } else {
-      sensitivities_.Count(
-          step, 0, region, [&](int64_t i) { return Sensitivity<float>(region, i); }, solved,
-          partial);
+      Count<float>(static_cast<size_t>(round), region, solved, partial);
     }
   }
 
@@ -59,13 +68,26 @@ class TatrProgram : public TensorProgram {
   std::string description() const override { return "task vectors added where not sensitive"; }
 
  private:
+  template <class T>
+  void Count(size_t step, const Region& region, const Solved& solved, Accumulator& partial) const {
+    const std::vector<T> omega = Sensitivities<T>(region);
+    sensitivities_.Count(step, 0, region, [&](int64_t i) { return omega[i]; }, solved, partial);
+  }
+
   // The base's value where Omega is not below the threshold.
   template <class T>
-  void Restore(const Region& region, const Solved& solved, T* out) const {
+  ORTHOMERGE_PER_CPU void Restore(const Region& region, const Solved& solved, T* out) const {
     const double threshold = sensitivities_.Value(solved, 0);
+    const std::vector<T> omega = Sensitivities<T>(region);
+    const T* base = region.base_as<T>();
+    if (region.counts == nullptr) {
+      for (int64_t i = 0; i < region.elements; ++i) {
+        out[i] = omega[i] < threshold ? out[i] : base[i];
+      }
+      return;
+    }
     for (int64_t i = 0; i < region.elements; ++i) {
-      if (region.counts != nullptr && region.counts[i] == 0) continue;
-      if (!(Sensitivity<T>(region, i) < threshold)) out[i] = region.base_as<T>()[i];
+      if (region.counts[i] != 0 && !(omega[i] < threshold)) out[i] = base[i];
     }
   }
 

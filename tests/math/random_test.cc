@@ -48,6 +48,14 @@ TEST(RandomStream, IsUniformAndStreamsAreIndependent) {
   }
 }
 
+TEST(RandomStream, LastOfIsTheLastBelow) {
+  for (const double p : {0x1p-32, 0x1.8p-32, 0.1, 0.5, 0.9, 1 - 0x1p-33, 1.0}) {
+    const uint32_t last = RandomStream::LastOf(p);
+    EXPECT_LT(last * 0x1p-32, p);
+    EXPECT_GE((last + 1.0) * 0x1p-32, p);
+  }
+}
+
 TEST(RandomStream, HighElementsAreReachable) {
   const RandomStream stream(3, "big", 0);
   const std::vector<double> far = Draw(stream, (int64_t{1} << 40) + 1, 3);
