@@ -42,14 +42,4 @@ void RandomStream::Bits(int64_t first, int64_t count, uint32_t* bits) const {
   }
 }
 
-void RandomStream::Uniform(int64_t first, int64_t count, double* u) const {
-  constexpr int64_t kBlock = 512;
-  uint32_t bits[kBlock];
-  for (int64_t start = 0; start < count; start += kBlock) {
-    const int64_t taken = std::min(count - start, kBlock);
-    Bits(first + start, taken, bits);
-    for (int64_t i = 0; i < taken; ++i) u[start + i] = bits[i] * 0x1p-32;
-  }
-}
-
 }  // namespace orthomerge

@@ -17,8 +17,6 @@ class RandomStream {
 
   // Of elements [first, first + count): 32 random bits each.
   void Bits(int64_t first, int64_t count, uint32_t* bits) const;
-  // The same over 2^32: in [0, 1).
-  void Uniform(int64_t first, int64_t count, double* u) const;
   // Bits are at most this with probability `p`, above 0 and at most 1.
   static uint32_t LastOf(double p) {
     const double end = p * 0x1p32;

@@ -3,14 +3,12 @@
 // int(n * density) largest are kept; theta = theta_0 + lambda * sum of what is left. A scalar's
 // task vector stays as it is.
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cmath>
-#include <limits>
-#include <type_traits>
 
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/gram.h"
+#include "core/methods/magnitude_bins.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {
@@ -23,14 +21,13 @@ struct Shares {
 };
 
 // Adds up those entries of rows that are neither among the `top` largest nor behind the `kept` next
-// ones, by magnitude; the lower index is the larger of equal ones. Bins of magnitudes decide for
-// nearly all entries at once, and only those in the bins where a border falls are put in order.
+// ones, by magnitude; the lower index is the larger of equal ones.
 template <class T>
 class RowCut {
  public:
   // `counts` as in Region.
   RowCut(const uint8_t* counts, int64_t elements, const Shares& shares)
-      : counts_(counts), bins_(static_cast<size_t>(elements)) {
+      : counts_(counts), elements_(elements) {
     int64_t n = elements;
     if (counts != nullptr) n -= std::count(counts, counts + elements, 0);
     top_ = static_cast<int64_t>(static_cast<double>(n) * shares.gamma);
@@ -39,57 +36,44 @@ class RowCut {
 
   void AddTo(T* sum, const T* row) {
     if (kept_ <= 0) return;
-    FillBins(row);
+    bins_.Fill(row, counts_, elements_);
     const Border first = FindBorder(top_), last = FindBorder(top_ + kept_ - 1);
-    for (size_t i = 0; i < bins_.size(); ++i) {
-      sum[i] += (bins_[i] > first.bin) & (bins_[i] < last.bin) ? row[i] : T{0};
-    }
+    AddBetween(first.bin, last.bin, bins_.bins().data(), row, elements_, sum);
+    const auto& sizes = bins_.sizes();
     if (first.bin == last.bin) return AddBorder(first.bin, first.rank, last.rank + 1, sum, row);
-    AddBorder(first.bin, first.rank, sizes_[first.bin], sum, row);
+    AddBorder(first.bin, first.rank, sizes[first.bin], sum, row);
     AddBorder(last.bin, 0, last.rank + 1, sum, row);
   }
 
  private:
-  using Key = std::conditional_t<sizeof(T) == sizeof(float), uint32_t, uint64_t>;
-  static constexpr int kShift = std::numeric_limits<T>::digits - 7;  // 64 bins an octave
-  static constexpr int32_t kBins = 1024;                             // the last has all the rest
-  static constexpr int32_t kNowhere = kBins;                         // of entries that do not count
-
   // Where an entry stands: in which bin, and so many behind its first.
   struct Border {
-    int32_t bin = 0;
+    uint16_t bin = 0;
     int64_t rank = 0;
   };
 
-  void FillBins(const T* row) {
-    const auto n = static_cast<int64_t>(bins_.size());
-    const auto key = [row](int64_t i) { return std::bit_cast<Key>(std::abs(row[i])); };
-    Key most = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const Key own = counts_ == nullptr || counts_[i] != 0 ? key(i) : 0;
-      most = std::max(most, own);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      bins_[i] = static_cast<int32_t>(std::min<Key>((most - key(i)) >> kShift, kBins - 1));
-    }
-    if (counts_ != nullptr) {
-      for (int64_t i = 0; i < n; ++i) bins_[i] = counts_[i] != 0 ? bins_[i] : kNowhere;
-    }
-    sizes_.fill(0);
-    for (int64_t i = 0; i < n; ++i) ++sizes_[bins_[i]];
-  }
-
   Border FindBorder(int64_t rank) const {
     Border border{0, rank};
-    while (border.rank >= sizes_[border.bin]) border.rank -= sizes_[border.bin++];
+    while (border.rank >= bins_.sizes()[border.bin]) border.rank -= bins_.sizes()[border.bin++];
     return border;
   }
 
+  // Adds the entries of the bins between two.
+  ORTHOMERGE_PER_CPU static void AddBetween(uint16_t first, uint16_t last,
+                                            const uint16_t* __restrict bins,
+                                            const T* __restrict row, int64_t n, T* __restrict sum) {
+    for (int64_t i = 0; i < n; ++i) {
+      const T entry = row[i];
+      sum[i] += (bins[i] > first) & (bins[i] < last) ? entry : T{0};
+    }
+  }
+
   // The entries of a bin, in order, from `begin` to `end`.
-  void AddBorder(int32_t bin, int64_t begin, int64_t end, T* sum, const T* row) {
+  void AddBorder(uint16_t bin, int64_t begin, int64_t end, T* sum, const T* row) {
     order_.clear();
-    for (size_t i = 0; i < bins_.size(); ++i) {
-      if (bins_[i] == bin) order_.push_back(static_cast<int64_t>(i));
+    const std::vector<uint16_t>& bins = bins_.bins();
+    for (size_t i = 0; i < bins.size(); ++i) {
+      if (bins[i] == bin) order_.push_back(static_cast<int64_t>(i));
     }
     std::sort(order_.begin(), order_.end(), [row](int64_t a, int64_t b) {
       const T x = std::abs(row[a]), y = std::abs(row[b]);
@@ -99,9 +83,9 @@ class RowCut {
   }
 
   const uint8_t* const counts_;
+  const int64_t elements_;
   int64_t top_ = 0, kept_ = 0;
-  std::vector<int32_t> bins_;
-  std::array<int32_t, kBins + 1> sizes_;
+  MagnitudeBins<T> bins_;
   std::vector<int64_t> order_;
 };
 

@@ -77,7 +77,7 @@ class FusionProgram : public TypedProgram<FusionProgram> {
  public:
   FusionProgram(const OutputTensor& tensor, const SelectionRounds& rounds, int first_round)
       : length_(tensor.shape.empty() ? 1 : tensor.shape.back()),
-        selection_(tensor, rounds, EqualNumbers::kAlike, first_round, kQuantiles) {}
+        selection_(tensor, rounds, EqualNumbers::kAlike, first_round, 1, kQuantiles) {}
 
   Access access() const override { return Access::kRow; }
   bool takes_part(int round) const override { return selection_.takes_part(round); }
@@ -90,10 +90,7 @@ class FusionProgram : public TypedProgram<FusionProgram> {
   void AccumulateAs(int round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
     const std::vector<T> importance = Importance<T>(region);
-    for (size_t quantile = 0; quantile < kQuantiles; ++quantile) {
-      selection_.Count(
-          round, quantile, region, [&](int64_t i) { return importance[i]; }, solved, partial);
-    }
+    selection_.Count(round, 0, region, [&](int64_t i) { return importance[i]; }, solved, partial);
   }
 
   absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,

@@ -136,9 +136,7 @@ class SceProgram : public TypedProgram<SceProgram> {
     if (!selects()) return selected;
     const std::vector<T> variances = Variances<T>(region);
     const Cut<T> cut = selection_.Get<T>(0, solved);
-    for (int64_t i = 0; i < region.elements; ++i) {
-      selected[i] = cut.Above(variances[i], region.offset + i);
-    }
+    cut.Mark(variances.data(), region.offset, region.elements, selected.data());
     return selected;
   }
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/math/kernels.h"
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/mergekit.h"
@@ -115,37 +116,38 @@ class SparseProgram : public TensorProgram {
 
  private:
   template <class T>
-  void AccumulateAs(int round, const Region& region, const Solved& solved,
-                    Accumulator& partial) const {
+  ORTHOMERGE_PER_CPU void AccumulateAs(int round, const Region& region, const Solved& solved,
+                                       Accumulator& partial) const {
     if (round != norm_round_) return sparsity_.Count<T>(round, region, solved, partial);
     std::vector<uint8_t> keep;
     for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
       if (sparsity_.rows()[k].kept != SparseRow::kSome) continue;
       sparsity_.Keep<T>(region, k, solved, &keep);
       const T* x = region.row_as<T>(k);
-      double* before = &partial.lanes[2 * k * kLanes];
-      double* after = before + kLanes;
-      // Regions start where the lanes do.
-      for (int64_t start = 0; start < region.elements; start += kLanes) {
-        const int64_t count = std::min<int64_t>(kLanes, region.elements - start);
-        for (int64_t lane = 0; lane < count; ++lane) {
-          const double magnitude = std::abs(x[start + lane]);
-          before[lane] += magnitude;
-          after[lane] += keep[start + lane] != 0 ? magnitude : 0.0;
-        }
-      }
+      const uint8_t* kept = keep.data();
+      double* lanes = &partial.lanes[2 * k * kLanes];
+      double before[kLanes], after[kLanes];
+      std::copy_n(lanes, kLanes, before);
+      std::copy_n(lanes + kLanes, kLanes, after);
+      ForLanes(region.elements, [&](int64_t i, int64_t lane) {
+        const double magnitude = std::abs(x[i]);
+        before[lane] += magnitude;
+        after[lane] += kept[i] != 0 ? magnitude : 0.0;
+      });
+      std::copy_n(before, kLanes, lanes);
+      std::copy_n(after, kLanes, lanes + kLanes);
     }
   }
 
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
     constexpr int64_t kBlock = 256;
     double vote[kBlock], sum[kBlock], weight[kBlock];
     const size_t models = sparsity_.rows().size();
     std::vector<std::vector<uint8_t>> keep(models);
     for (size_t k = 0; k < models; ++k) sparsity_.Keep<T>(region, k, solved, &keep[k]);
     const std::vector<double> c = Factors(solved);
-    const double total = TotalWeight(sparsity_.rows());
+    const double total = TotalWeight(sparsity_.rows()), lambda = settings_.lambda;
     std::vector<double> entries(models * kBlock);
     for (int64_t start = 0; start < region.elements; start += kBlock) {
       const int64_t count = std::min(kBlock, region.elements - start);
@@ -154,10 +156,12 @@ class SparseProgram : public TensorProgram {
         const T* x = region.row_as<T>(k) + start;
         const uint8_t* kept = &keep[k][start];
         double* entry = &entries[k * kBlock];
+        const double factor = c[k];
         for (int64_t i = 0; i < count; ++i) {
-          entry[i] = kept[i] != 0 ? c[k] * x[i] : 0.0;
-          vote[i] += entry[i];
+          const double scaled = factor * x[i];
+          entry[i] = kept[i] != 0 ? scaled : 0.0;
         }
+        for (int64_t i = 0; i < count; ++i) vote[i] += entry[i];
       }
       std::copy_n(vote, count, sum);
       std::fill_n(weight, count, total);
@@ -168,19 +172,22 @@ class SparseProgram : public TensorProgram {
           const double* entry = &entries[k * kBlock];
           const double own_weight = sparsity_.rows()[k].weight;
           for (int64_t i = 0; i < count; ++i) {
-            const bool elected = vote[i] >= 0 ? entry[i] > 0 : entry[i] < 0;
-            sum[i] += elected ? entry[i] : 0.0;
-            weight[i] += elected ? own_weight : 0.0;
+            const double with_vote = vote[i] >= 0 ? entry[i] : -entry[i];
+            sum[i] += with_vote > 0 ? entry[i] : 0.0;
+            weight[i] += with_vote > 0 ? own_weight : 0.0;
           }
         }
       }
-      const T* base = region.base_as<T>() + start;
-      for (int64_t i = 0; i < count; ++i) {
-        // Weights that cancel out, as far as float64 can tell, divide by nothing.
-        const bool divides = settings_.normalize && std::abs(weight[i]) > 1e-12;
-        const double merged = divides ? sum[i] / weight[i] : sum[i];
-        out[start + i] = static_cast<T>(base[i] + settings_.lambda * merged);
+      if (settings_.normalize) {
+        for (int64_t i = 0; i < count; ++i) {
+          // Weights that cancel out, as far as float64 can tell, divide by nothing.
+          const double quotient = sum[i] / weight[i];
+          sum[i] = std::abs(weight[i]) > 1e-12 ? quotient : sum[i];
+        }
       }
+      const T* base = region.base_as<T>() + start;
+      T* merged = out + start;
+      for (int64_t i = 0; i < count; ++i) merged[i] = static_cast<T>(base[i] + lambda * sum[i]);
     }
     CarryNonFinite(region, out);
   }

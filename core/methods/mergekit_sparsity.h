@@ -45,25 +45,22 @@ class Sparsity {
   void Keep(const Region& region, size_t k, const Solved& solved, std::vector<uint8_t>* keep) const;
 
  private:
-  struct RowCut {
-    size_t row = 0;
-    bool top = false;  // keeps what is below it
-  };
-
-  static std::vector<RowCut> CutsOf(SparsityKind kind, const std::vector<SparseRow>& rows);
-  int64_t BelowCut(const RowCut& cut, int64_t n) const;
+  // Rows with cuts: outliers are above a second one.
+  static std::vector<size_t> CutRows(SparsityKind kind, const std::vector<SparseRow>& rows);
+  size_t cuts_per_row() const { return kind_ == SparsityKind::kOutliers ? 2 : 1; }
+  int64_t BelowCut(size_t cut, int64_t n) const;
   template <class T>
   void KeepBetweenCuts(const Region& region, size_t k, const Solved& solved,
                        std::vector<uint8_t>* keep) const;
   template <class T>
   void KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* keep) const;
-  std::vector<double> Draws(const Region& region, size_t k) const;
+  std::vector<uint32_t> RandomBits(const Region& region, size_t k) const;
 
   const SparsityKind kind_;
   const std::vector<SparseRow> rows_;
   const uint64_t seed_;
   const OutputTensor tensor_;
-  const std::vector<RowCut> cuts_;
+  const std::vector<size_t> cut_rows_;
   const Selection selection_;
 };
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
+
+#include "core/math/per_cpu.h"
 
 namespace orthomerge {
 namespace {
@@ -14,7 +17,26 @@ int IndexDigits(const OutputTensor& tensor, EqualNumbers equal) {
   return (static_cast<int>(std::bit_width(last)) + 15) / 16;
 }
 
+// above[i] = whether x[i] is above `number`, or equal to it where `inclusive`.
+template <class T>
+ORTHOMERGE_PER_CPU void Compare(const T* __restrict x, T number, bool inclusive, int64_t n,
+                                uint8_t* __restrict above) {
+  if (inclusive) {
+    for (int64_t i = 0; i < n; ++i) above[i] = x[i] >= number;
+  } else {
+    for (int64_t i = 0; i < n; ++i) above[i] = x[i] > number;
+  }
+}
+
 }  // namespace
+
+template <class T>
+void Cut<T>::Mark(const T* x, int64_t offset, int64_t n, uint8_t* above) const {
+  // Equal numbers on one side of the index are above, on the other below.
+  const int64_t before = std::clamp<int64_t>(index - offset + (falling ? 1 : 0), 0, n);
+  Compare(x, number, falling, before, above);
+  Compare(x + before, number, !falling, n - before, above + before);
+}
 
 SelectionRounds::SelectionRounds(absl::Span<const OutputTensor> tensors, EqualNumbers equal) {
   for (const OutputTensor& tensor : tensors) {
@@ -31,12 +53,13 @@ void SelectionRounds::AddTo(std::vector<Round>* rounds) const {
 }
 
 Selection::Selection(const OutputTensor& tensor, const SelectionRounds& rounds, EqualNumbers equal,
-                     int first_round, size_t cuts)
+                     int first_round, size_t rows, size_t each)
     : tensor_(tensor.index),
       rounds_(rounds),
       equal_(equal),
       first_round_(first_round),
-      cuts_(cuts),
+      each_(each),
+      cuts_(rows * each),
       number_digits_(tensor.f64 ? 4 : 2),
       index_digits_(IndexDigits(tensor, equal)) {}
 
@@ -79,7 +102,9 @@ std::vector<double> Selection::Solve(int round, const TensorPartial& partial,
   std::vector<double> values;
   for (size_t cut = 0; cut < cuts_; ++cut) {
     State state = Before(round, solved, cut);
-    const absl::Span<const uint64_t> counters = partial.counters.subspan(cut * kDigits, kDigits);
+    const size_t counted = round == 0 ? cut - cut % each_ : cut;
+    const absl::Span<const uint64_t> counters =
+        partial.counters.subspan(counted * kDigits, kDigits);
     if (round == 0) {
       int64_t count = 0;
       for (const uint64_t counter : counters) count += static_cast<int64_t>(counter);
@@ -118,8 +143,13 @@ template <class T>
 Cut<T> Selection::Get(size_t cut, const Solved& solved) const {
   const State state = Before(rounds_.count(), solved, cut);
   Cut<T> result;
-  result.all = state.kind == State::kAll;
-  result.none = state.kind == State::kNone;
+  if (state.kind == State::kAll) {
+    result.number = -std::numeric_limits<T>::infinity();
+    return result;
+  }
+  if (state.kind == State::kNone) {
+    return {std::numeric_limits<T>::infinity(), /*falling=*/true, /*index=*/-1};
+  }
   result.falling = state.kind == State::kIndex && equal_ == EqualNumbers::kByFallingIndex;
   result.index = state.index;
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -130,6 +160,8 @@ Cut<T> Selection::Get(size_t cut, const Solved& solved) const {
   return result;
 }
 
+template struct Cut<float>;
+template struct Cut<double>;
 template Cut<float> Selection::Get<float>(size_t cut, const Solved& solved) const;
 template Cut<double> Selection::Get<double>(size_t cut, const Solved& solved) const;
 

@@ -37,29 +37,26 @@ class SelectionRounds {
   int index_digits_ = 0;   // those of the largest tensor
 };
 
-// Where a tensor is cut: what Above says is exact for every element that counts.
+// Where a tensor is cut: above are the larger numbers and, of the equal ones, those from `index` on
+// (`falling`: up to it).
 template <class T>
 struct Cut {
-  bool all = false, none = false;  // everything is above; nothing is
   T number = 0;
-  bool falling = false;  // above are, of the equal ones, those up to `index`; else those from it
+  bool falling = false;
   int64_t index = 0;
 
-  // Whether Above(x, i) is x >= number.
-  bool decides_by_number() const { return !all && !none && !falling && index == 0; }
-  bool Above(T x, int64_t i) const {
-    if (x != number || all || none) return !none && (all || x > number);
-    return falling ? i <= index : i >= index;
-  }
+  // above[i] = whether element offset + i, whose number is x[i], is above: exact for every element
+  // that counts.
+  void Mark(const T* x, int64_t offset, int64_t n, uint8_t* above) const;
 };
 
-// Any number of cuts, each through numbers of its own (one per model, say).
+// `each` cuts through every one of `rows` sequences of numbers (one per model, say).
 class Selection {
  public:
   // `first_round` is where the method's rounds begin in Solved::rounds; those of the selection are
   // the method's first.
   Selection(const OutputTensor& tensor, const SelectionRounds& rounds, EqualNumbers equal,
-            int first_round, size_t cuts);
+            int first_round, size_t rows, size_t each = 1);
 
   // As a TensorProgram's.
   bool takes_part(int round) const;
@@ -68,9 +65,10 @@ class Selection {
 
   // Counts value(i), of the working dtype, for the elements i of the region that count.
   template <class ValueOf>
-  void Count(int round, size_t cut, const Region& region, const ValueOf& value,
+  void Count(int round, size_t row, const Region& region, const ValueOf& value,
              const Solved& solved, Accumulator& partial) const;
-  // How many of `count` elements are below a cut: 0 cuts off nothing, `count` (or more) everything.
+  // Cuts are numbered row by row. How many of `count` elements are below one: 0 cuts off nothing,
+  // `count` (or more) everything.
   using BelowOf = std::function<int64_t(size_t cut, int64_t count)>;
   std::vector<double> Solve(int round, const TensorPartial& partial, const BelowOf& below_of,
                             const Solved& solved) const;
@@ -92,6 +90,10 @@ class Selection {
     int64_t rank = 0;     // from 0, among the elements that have the digits found so far
   };
 
+  template <class ValueOf>
+  void CountIndices(int shift, const State& state, const Region& region, const ValueOf& value,
+                    uint64_t* counters) const;
+
   bool counts_numbers(int round) const { return round < rounds_.number_digits(); }
   // Bits below the digit that a round counts.
   int Shift(int round) const;
@@ -104,31 +106,57 @@ class Selection {
   const SelectionRounds rounds_;
   const EqualNumbers equal_;
   const int first_round_;
+  const size_t each_;
   const size_t cuts_;
   const int number_digits_;  // of this tensor
   const int index_digits_;
 };
 
 template <class ValueOf>
-void Selection::Count(int round, size_t cut, const Region& region, const ValueOf& value,
+void Selection::Count(int round, size_t row, const Region& region, const ValueOf& value,
                       const Solved& solved, Accumulator& partial) const {
-  const State state = Before(round, solved, cut);
-  if (!IsOpen(round, state)) return;
-  uint64_t* counters = &partial.counters[cut * kDigits];
-  const int shift = Shift(round);
-  if (counts_numbers(round)) {
-    using T = decltype(value(int64_t{}));
-    const KeyDigit digit{shift, round == 0, state.number};
-    return ForCounted<T>(
-        region, value, [&](absl::Span<const T> numbers) { CountDigits(numbers, digit, counters); });
+  struct Target {
+    State state;
+    uint64_t* counters;
+  };
+  std::vector<Target> open;
+  // At first nothing is known, so that all cuts of a row need the same counters.
+  for (size_t cut = row * each_; cut < row * each_ + (round == 0 ? 1 : each_); ++cut) {
+    const State state = Before(round, solved, cut);
+    if (IsOpen(round, state)) open.push_back({state, &partial.counters[cut * kDigits]});
   }
-  for (int64_t i = 0; i < region.elements; ++i) {
-    if (region.counts != nullptr && region.counts[i] == 0) continue;
-    if (OrderedKey(value(i)) != state.number) continue;
-    // The digits above this round's must be those found before.
-    const int64_t index = region.offset + i;
-    if (((index ^ state.index) >> shift) >> kDigitBits != 0) continue;
-    ++counters[(index >> shift) & (kDigits - 1)];
+  if (open.empty()) return;
+  const int shift = Shift(round);
+  if (!counts_numbers(round)) {
+    for (const Target& to : open) CountIndices(shift, to.state, region, value, to.counters);
+    return;
+  }
+  using T = decltype(value(int64_t{}));
+  ForCounted<T>(region, value, [&](absl::Span<const T> numbers) {
+    for (const Target& to : open) {
+      CountDigits(numbers, KeyDigit{shift, round == 0, to.state.number}, to.counters);
+    }
+  });
+}
+
+template <class ValueOf>
+void Selection::CountIndices(int shift, const State& state, const Region& region,
+                             const ValueOf& value, uint64_t* counters) const {
+  constexpr int64_t kBlock = 64;
+  for (int64_t first = 0; first < region.elements; first += kBlock) {
+    const int64_t end = std::min(first + kBlock, region.elements);
+    // Few elements have the number, so that whole blocks have none.
+    uint32_t found = 0;
+    for (int64_t i = first; i < end; ++i) found |= OrderedKey(value(i)) == state.number ? 1u : 0u;
+    if (found == 0) continue;
+    for (int64_t i = first; i < end; ++i) {
+      if (region.counts != nullptr && region.counts[i] == 0) continue;
+      if (OrderedKey(value(i)) != state.number) continue;
+      // The digits above this round's must be those found before.
+      const int64_t index = region.offset + i;
+      if (((index ^ state.index) >> shift) >> kDigitBits != 0) continue;
+      ++counters[(index >> shift) & (kDigits - 1)];
+    }
   }
 }
 

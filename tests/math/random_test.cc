@@ -10,8 +10,10 @@ namespace orthomerge {
 namespace {
 
 std::vector<double> Draw(const RandomStream& stream, int64_t first, int64_t count) {
-  std::vector<double> u(static_cast<size_t>(count));
-  stream.Uniform(first, count, u.data());
+  std::vector<uint32_t> bits(static_cast<size_t>(count));
+  stream.Bits(first, count, bits.data());
+  std::vector<double> u;
+  for (const uint32_t x : bits) u.push_back(x * 0x1p-32);
   return u;
 }
 

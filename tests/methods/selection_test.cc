@@ -50,9 +50,11 @@ std::vector<bool> Above(const std::vector<T>& values, const SelectionRounds& rou
         solved);
   }
   const Cut<T> cut = selection.Get<T>(0, solved);
-  std::vector<bool> above;
-  for (int64_t i = 0; i < n; ++i) above.push_back(cut.Above(values[i], i));
-  return above;
+  std::vector<uint8_t> above(values.size());
+  for (int64_t first = 0; first < n; first += block) {
+    cut.Mark(&values[first], first, std::min(block, n - first), &above[first]);
+  }
+  return {above.begin(), above.end()};
 }
 
 template <class T>
