@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "core/math/kernels.h"
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/mergekit.h"
@@ -79,7 +80,7 @@ class SceProgram : public TypedProgram<SceProgram> {
   }
 
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const std::vector<uint8_t> selected = Select<T>(region, solved);
     const std::vector<double>& w = solved.rounds[first_round_ + square_round_].tensors[index_];
     const T* base = region.base_as<T>();
@@ -91,15 +92,17 @@ class SceProgram : public TypedProgram<SceProgram> {
     }
     for (size_t k = 0; k < models_; ++k) {
       const T* row = region.row_as<T>(k);
+      const double own_weight = w[k];
       for (size_t i = 0; i < n; ++i) {
-        const bool elected = vote[i] >= 0 ? row[i] > 0 : row[i] < 0;
-        sum[i] += elected ? w[k] * row[i] : 0.0;
-        weight[i] += elected ? w[k] : 0.0;
+        const T with_vote = vote[i] >= 0 ? row[i] : -row[i];
+        const double entry = own_weight * row[i];
+        sum[i] += with_vote > 0 ? entry : 0.0;
+        weight[i] += with_vote > 0 ? own_weight : 0.0;
       }
     }
     for (size_t i = 0; i < n; ++i) {
-      out[i] =
-          selected[i] != 0 ? static_cast<T>(base[i] + sum[i] / std::max(weight[i], 1e-6)) : base[i];
+      const auto merged = static_cast<T>(base[i] + sum[i] / std::max(weight[i], 1e-6));
+      out[i] = selected[i] != 0 ? merged : base[i];
     }
     CarryNonFinite(region, out);
   }
@@ -112,7 +115,7 @@ class SceProgram : public TypedProgram<SceProgram> {
 
   // Between the models, of each element.
   template <class T>
-  std::vector<T> Variances(const Region& region) const {
+  ORTHOMERGE_PER_CPU std::vector<T> Variances(const Region& region) const {
     const auto n = static_cast<size_t>(region.elements);
     const auto k = static_cast<double>(models_);
     std::vector<double> mean(n, 0.0), squares(n, 0.0);
@@ -141,14 +144,19 @@ class SceProgram : public TypedProgram<SceProgram> {
   }
 
   template <class T>
-  void AddSquares(const Region& region, const Solved& solved, Accumulator& partial) const {
+  ORTHOMERGE_PER_CPU void AddSquares(const Region& region, const Solved& solved,
+                                     Accumulator& partial) const {
     const std::vector<uint8_t> selected = Select<T>(region, solved);
     for (size_t k = 0; k < models_; ++k) {
       const T* row = region.row_as<T>(k);
-      for (int64_t i = 0; i < region.elements; ++i) {
-        const double x = selected[i] != 0 ? row[i] : 0.0;
-        partial.lanes[k * kLanes + static_cast<size_t>(region.offset + i) % kLanes] += x * x;
-      }
+      const uint8_t* keep = selected.data();
+      double squares[kLanes];
+      std::copy_n(&partial.lanes[k * kLanes], kLanes, squares);
+      ForLanes(region.elements, [&](int64_t i, int64_t lane) {
+        const double x = keep[i] != 0 ? row[i] : T{0};
+        squares[lane] += x * x;
+      });
+      std::copy_n(squares, kLanes, &partial.lanes[k * kLanes]);
     }
   }
 
@@ -211,12 +219,23 @@ class RamProgram : public TypedProgram<RamProgram> {
 
   // Per model: entries that are the only active ones, then other active entries.
   template <class T>
-  void AccumulateAs(int, const Region& region, const Solved&, Accumulator& partial) const {
-    for (int64_t i = 0; i < region.elements; ++i) {
-      const int active = Active<T>(region, i);
-      if (active == 0) continue;
+  ORTHOMERGE_PER_CPU void AccumulateAs(int, const Region& region, const Solved&,
+                                       Accumulator& partial) const {
+    const double epsilon = settings_.epsilon;
+    double active[kBlock];
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      CountActive<T>(region, first, count, active);
       for (size_t k = 0; k < models_; ++k) {
-        if (IsActive<T>(region, k, i)) ++partial.counters[2 * k + (active > 1 ? 1 : 0)];
+        const T* row = region.row_as<T>(k) + first;
+        uint32_t unique = 0, shared = 0;
+        for (int64_t i = 0; i < count; ++i) {
+          const bool own = std::abs(row[i]) > epsilon;
+          unique += own & (active[i] == 1) ? 1 : 0;
+          shared += own & (active[i] > 1) ? 1 : 0;
+        }
+        partial.counters[2 * k] += unique;
+        partial.counters[2 * k + 1] += shared;
       }
     }
   }
@@ -235,18 +254,28 @@ class RamProgram : public TypedProgram<RamProgram> {
   }
 
   template <class T>
-  void EmitAs(const Region& region, const Solved& solved, T* out) const {
+  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const std::vector<double> factors = settings_.plus ? solved.rounds[first_round_].tensors[index_]
                                                        : std::vector<double>(models_, 1.0);
-    const T* base = region.base_as<T>();
-    for (int64_t i = 0; i < region.elements; ++i) {
-      const int active = Active<T>(region, i);
-      double sum = 0;
+    const double epsilon = settings_.epsilon;
+    double active[kBlock], sum[kBlock];
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      CountActive<T>(region, first, count, active);
+      std::fill_n(sum, count, 0.0);
       for (size_t k = 0; k < models_; ++k) {
-        const double x = IsActive<T>(region, k, i) ? region.row_as<T>(k)[i] : T{0};
-        sum += active == 1 ? factors[k] * x : x;
+        const T* row = region.row_as<T>(k) + first;
+        const double factor = factors[k];
+        for (int64_t i = 0; i < count; ++i) {
+          const double x = std::abs(row[i]) > epsilon ? row[i] : T{0};
+          sum[i] += active[i] == 1 ? factor * x : x;
+        }
       }
-      out[i] = static_cast<T>(base[i] + sum / std::max(active, 1));
+      const T* base = region.base_as<T>() + first;
+      T* merged = out + first;
+      for (int64_t i = 0; i < count; ++i) {
+        merged[i] = static_cast<T>(base[i] + sum[i] / std::max(active[i], 1.0));
+      }
     }
     CarryNonFinite(region, out);
   }
@@ -254,15 +283,18 @@ class RamProgram : public TypedProgram<RamProgram> {
   std::string description() const override { return "active entries averaged"; }
 
  private:
+  static constexpr int64_t kBlock = 256;
+
+  // How many models have an active entry, of `count` elements from `first` on.
   template <class T>
-  bool IsActive(const Region& region, size_t k, int64_t i) const {
-    return std::abs(region.row_as<T>(k)[i]) > settings_.epsilon;
-  }
-  template <class T>
-  int Active(const Region& region, int64_t i) const {
-    int active = 0;
-    for (size_t k = 0; k < models_; ++k) active += IsActive<T>(region, k, i) ? 1 : 0;
-    return active;
+  ORTHOMERGE_PER_CPU void CountActive(const Region& region, int64_t first, int64_t count,
+                                      double* active) const {
+    const double epsilon = settings_.epsilon;
+    std::fill_n(active, count, 0.0);
+    for (size_t k = 0; k < models_; ++k) {
+      const T* row = region.row_as<T>(k) + first;
+      for (int64_t i = 0; i < count; ++i) active[i] += std::abs(row[i]) > epsilon ? 1.0 : 0.0;
+    }
   }
 
   const int index_;

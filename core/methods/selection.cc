@@ -28,6 +28,13 @@ ORTHOMERGE_PER_CPU void Compare(const T* __restrict x, T number, bool inclusive,
   }
 }
 
+template <class T>
+ORTHOMERGE_PER_CPU bool ContainsAs(const T* numbers, int64_t n, T number) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= numbers[i] == number ? 1u : 0u;
+  return found != 0;
+}
+
 }  // namespace
 
 template <class T>
@@ -80,6 +87,14 @@ bool Selection::needs_round(int round, const Solved& solved) const {
 int Selection::Shift(int round) const {
   const int digits = counts_numbers(round) ? number_digits_ - round : rounds_.count() - round;
   return kDigitBits * (digits - 1);
+}
+
+bool Selection::Contains(const float* numbers, int64_t n, float number) {
+  return ContainsAs(numbers, n, number);
+}
+
+bool Selection::Contains(const double* numbers, int64_t n, double number) {
+  return ContainsAs(numbers, n, number);
 }
 
 Selection::State Selection::Before(int round, const Solved& solved, size_t cut) const {

@@ -90,6 +90,10 @@ class Selection {
     int64_t rank = 0;     // from 0, among the elements that have the digits found so far
   };
 
+  // Whether any of n numbers is `number`.
+  static bool Contains(const float* numbers, int64_t n, float number);
+  static bool Contains(const double* numbers, int64_t n, double number);
+
   template <class ValueOf>
   void CountIndices(int shift, const State& state, const Region& region, const ValueOf& value,
                     uint64_t* counters) const;
@@ -142,16 +146,18 @@ void Selection::Count(int round, size_t row, const Region& region, const ValueOf
 template <class ValueOf>
 void Selection::CountIndices(int shift, const State& state, const Region& region,
                              const ValueOf& value, uint64_t* counters) const {
+  using T = decltype(value(int64_t{}));
   constexpr int64_t kBlock = 64;
+  const T number = NumberOfKey(static_cast<decltype(OrderedKey(T{}))>(state.number));
+  T numbers[kBlock];
   for (int64_t first = 0; first < region.elements; first += kBlock) {
     const int64_t end = std::min(first + kBlock, region.elements);
     // Few elements have the number, so that whole blocks have none.
-    uint32_t found = 0;
-    for (int64_t i = first; i < end; ++i) found |= OrderedKey(value(i)) == state.number ? 1u : 0u;
-    if (found == 0) continue;
+    for (int64_t i = first; i < end; ++i) numbers[i - first] = value(i);
+    if (!Contains(numbers, end - first, number)) continue;
     for (int64_t i = first; i < end; ++i) {
       if (region.counts != nullptr && region.counts[i] == 0) continue;
-      if (OrderedKey(value(i)) != state.number) continue;
+      if (numbers[i - first] != number) continue;
       // The digits above this round's must be those found before.
       const int64_t index = region.offset + i;
       if (((index ^ state.index) >> shift) >> kDigitBits != 0) continue;
