@@ -32,6 +32,12 @@ bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 // What recipes can say and the engine cannot do.
 void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
   constexpr absl::string_view kNotYet = "not supported by this version";
+  if (recipe.output.adapter.has_value() && recipe.dialect == Recipe::Dialect::kMergekit) {
+    diagnostics->Error(Reason::kUnsupported,
+                       absl::StrCat("an adapter as the output of a mergekit recipe is ", kNotYet,
+                                    "; write the recipe in the native form (`method`)"),
+                       "output.adapter");
+  }
   if (recipe.tokenizer.has_value()) {
     diagnostics->Error(Reason::kUnsupported,
                        absl::StrCat("building a tokenizer is ", kNotYet,
@@ -131,6 +137,8 @@ std::vector<std::string> Plan::stage_names() const {
 const std::string& Plan::commit_name() const {
   static const std::string index = "model.safetensors.index.json";
   static const std::string single = "model.safetensors";
+  static const std::string adapter = kAdapterFile;
+  if (this->adapter.has_value()) return adapter;
   return this->index.empty() ? single : index;
 }
 
@@ -161,7 +169,11 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
                               plan.get(), diagnostics));
   // Nobody may wait any more for what takes seconds where there are very many tensors.
   RETURN_IF_ERROR(call.Check());
-  RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
+  if (recipe.output.adapter.has_value() && !recipe.base.has_value()) {
+    RETURN_IF_ERROR(MatchAdapters(plan.get(), inputs, diagnostics));
+  } else {
+    RETURN_IF_ERROR(MatchTensors(plan.get(), inputs, recipe.base.has_value(), diagnostics));
+  }
   if (recipe.mask.has_value()) {
     const absl::StatusOr<Checkpoint> mask =
         Checkpoint::Open(storage, *recipe.mask, call, diagnostics, {options.header_cache});
@@ -178,9 +190,18 @@ absl::StatusOr<std::unique_ptr<Plan>> MakePlanWith(const MethodMaker& make_metho
     return compiled;
   }
   RETURN_IF_ERROR(call.Check());
+  if (recipe.output.adapter.has_value()) {
+    const absl::Status adapted = PlanAdapter(inputs, *device, plan.get(), diagnostics);
+    if (!adapted.ok()) {
+      if (!diagnostics->has_errors()) diagnostics->Add(adapted, "output.adapter");
+      return adapted;
+    }
+  }
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
+  if (!recipe.output.adapter.has_value()) {
+    RETURN_IF_ERROR(AddBlobs(storage, inputs[0], call, plan.get()));
+  }
   for (const InputFile& input : plan->inputs) {
     plan->remote_inputs = plan->remote_inputs || IsRemote(input.uri);
   }
