@@ -82,6 +82,20 @@ class Adapters(TestCase):
         _, result = self.check(recipe, 97, 1e-5)
         self.assertLess(result.json["report"]["adapter"]["relative_error"], 1e-5)
 
+    def test_on_s3(self):
+        recipe = self.write(f"method: ties\nbase: {self.inputs}/base\nmodels: [{self.inputs}/m1, {self.inputs}/m2]\n"
+                            "output: {adapter: {rank: 3}}\n")
+        here, there = self.local_place(), self.s3_place()
+        for place in (here, there):
+            self.assertFalse(self.run_ok(recipe, "--out", place.uri).json["already_complete"])
+            self.assertTrue(self.run_ok(recipe, "--out", place.uri).json["already_complete"])
+            self.assertEqual(cli("clean", place.uri, "-o", "json").json["removed"], [])
+            self.assertEqual(place.debris(), [])
+            other = self.recipe("average", self.inputs)
+            self.refused(cli("run", other, "--out", place.uri, "-o", "json"), "OUTPUT_EXISTS", 3, place.uri)
+        for name in ("adapter/adapter_config.json", "adapter/adapter_model.safetensors"):
+            self.assertEqual(there.read(name), here.read(name))
+
     def test_refused(self):
         recipe = self.write(f"method: average\nbase: {self.inputs}/base\nmodels: [{self.inputs}/m1]\n"
                             "output: {adapter: {rank: exact}}\n")
