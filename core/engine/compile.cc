@@ -47,6 +47,10 @@ DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
   return dtype;
 }
 
+bool SameBytes(const TensorSource& a, const TensorSource& b) {
+  return a.file == b.file && a.begin == b.begin && a.view == b.view;
+}
+
 bool SameForm(const std::shared_ptr<const SourceForm>& a,
               const std::shared_ptr<const SourceForm>& b) {
   return a == nullptr || b == nullptr ? a == b : a->Describe() == b->Describe();
@@ -59,11 +63,7 @@ void MarkFromBase(const Plan& plan, PlanTensor* tensor) {
   const TensorSource& base = tensor->sources[0];
   for (size_t s = 1; s < tensor->sources.size(); ++s) {
     TensorSource& source = tensor->sources[s];
-    const bool same_bytes =
-        source.file == base.file && source.begin == base.begin && source.view == base.view;
-    const bool sum = source.form != nullptr && source.form->is_sum();
-    source.from_base = same_bytes && (SameForm(source.form, base.form) ||
-                                      (sum && SameForm(source.form->below(), base.form)));
+    source.from_base = IsBase(source, base) || IsOnBase(source, base);
   }
 }
 
@@ -92,16 +92,31 @@ int64_t PlanTensor::row_elements() const {
   return rows == 0 ? 0 : tensor.elements() / rows;
 }
 
+bool IsBase(const TensorSource& source, const TensorSource& base) {
+  return SameBytes(source, base) && SameForm(source.form, base.form);
+}
+
+bool IsOnBase(const TensorSource& source, const TensorSource& base) {
+  return SameBytes(source, base) && source.form != nullptr && source.form->is_sum() &&
+         SameForm(source.form->below(), base.form);
+}
+
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
-  if (source.from_base) return 0;
+  if (source.from_base || source.from_side) return 0;
   // Copies count bytes, so that sub-byte dtypes need no care.
   if (tensor.copied()) return static_cast<uint64_t>(count);
   if (source.bits) return static_cast<uint64_t>(count + 7) / 8;
   return static_cast<uint64_t>(count) * BitsOf(source.dtype) / 8;
 }
 
+bool IsWrittenWhole(const PlanTensor& tensor) {
+  if (tensor.copied() || tensor.keep) return false;
+  return tensor.factors.has_value() || tensor.program->access() == Access::kWhole;
+}
+
 int64_t Granule(const PlanTensor& tensor) {
   if (tensor.copied()) return std::max(1, BitsOf(tensor.tensor.dtype) / 8);
+  if (tensor.factors.has_value()) return std::max<int64_t>(1, tensor.tensor.elements());
   switch (tensor.program->access()) {
     case Access::kElement:
       // A mask is read by the byte; it is the last source.
@@ -176,9 +191,13 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     const bool plain = tensor.sources[0].form == nullptr && tensor.token_rows == nullptr;
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
-      tensor.tensor.f64 = std::any_of(
-          tensor.sources.begin(), tensor.sources.end(),
-          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
+      // A merged weight less the base's keeps few digits of float32.
+      const bool difference =
+          recipe.output.adapter.has_value() && !plan->method->wants_task_vectors();
+      tensor.tensor.f64 = difference || std::any_of(tensor.sources.begin(), tensor.sources.end(),
+                                                    [](const TensorSource& source) {
+                                                      return source.value_dtype() == DType::kF64;
+                                                    });
       computed.push_back(t);
     } else if (IsIntegral(tensor.sources[0].dtype) && tensor.token_rows == nullptr) {
       MakeCopy(&tensor, mergekit, "copied (integers)");
@@ -232,7 +251,8 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
       if (tensor.token_rows != nullptr) absl::StrAppend(&tensor.what, ", rows by token");
       // A method that does not look at the base does not read it.
       if (tensor.base_source && !plan->method->needs_base_values() &&
-          tensor.token_rows == nullptr) {  // its rows may stand for those of others
+          tensor.token_rows == nullptr &&  // its rows may stand for those of others
+          !recipe.output.adapter.has_value()) {
         tensor.sources.erase(tensor.sources.begin());
         tensor.base_source = false;
       }

@@ -19,11 +19,20 @@ struct Item {
   uint64_t bytes = 0;
 };
 
-TensorLayout LayoutOf(const Plan& plan, const std::vector<ScalarSpec>& scalars, const Item& item) {
-  if (item.tensor == kScalar) return {scalars[item.sink].name, item.dtype, {}};
-  const OutputTensor& tensor = plan.tensors[item.tensor].tensor;
-  if (!item.bits) return {tensor.name, item.dtype, tensor.shape};
-  return {tensor.name, item.dtype, {static_cast<int64_t>(item.bytes)}};
+// What the item is in the file: one tensor, or two neighbours.
+std::vector<TensorLayout> LayoutsOf(const Plan& plan, const std::vector<ScalarSpec>& scalars,
+                                    const Item& item) {
+  if (item.tensor == kScalar) return {{scalars[item.sink].name, item.dtype, {}}};
+  const PlanTensor& planned = plan.tensors[item.tensor];
+  if (planned.factors.has_value()) {
+    const FactorPair& pair = *planned.factors;
+    return {{pair.a_name, item.dtype, {pair.rank, pair.in}},
+            {pair.b_name, item.dtype, {pair.out, pair.rank}}};
+  }
+  const OutputTensor& tensor = planned.tensor;
+  const std::string& name = planned.written_name.empty() ? tensor.name : planned.written_name;
+  if (!item.bits) return {{name, item.dtype, tensor.shape}};
+  return {{name, item.dtype, {static_cast<int64_t>(item.bytes)}}};
 }
 
 std::vector<std::vector<Item>> Shards(const std::vector<Item>& items, uint64_t max_size) {
@@ -50,6 +59,7 @@ uint64_t AllowedPlace(const Plan& plan, const PlanFile& file, uint64_t place) {
   if (next->tensor == kScalar) return next->end;
   const PlanTensor& tensor = plan.tensors[next->tensor];
   // Any byte of a mask is the start of 8 elements.
+  if (tensor.factors.has_value()) return next->end;
   if (next->bits) return tensor.program->access() == Access::kWhole ? next->end : place;
   const uint64_t granule = tensor.copied()
                                ? static_cast<uint64_t>(Granule(tensor))
@@ -91,7 +101,7 @@ std::string IndexText(const std::map<std::string, std::string>& weight_map, uint
 absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
                             const std::vector<Item>& items) {
   // One file, if that is what the artifact's name says.
-  const bool lone = absl::EndsWith(artifact, ".safetensors");
+  const bool lone = absl::EndsWith(artifact, ".safetensors") || plan->adapter.has_value();
   const std::vector<ScalarSpec> scalars = plan->method->scalars();
   const std::vector<std::vector<Item>> shards =
       lone ? std::vector<std::vector<Item>>{items}
@@ -105,25 +115,35 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
     const std::string name = shards.size() == 1 ? "model.safetensors"
                                                 : absl::StrFormat("model-%05d-of-%05d.safetensors",
                                                                   s + 1, shards.size());
-    file.name = lone ? artifact : folder + name;
+    file.name = plan->adapter.has_value() ? kAdapterFile : lone ? artifact : folder + name;
     std::vector<TensorLayout> layouts;
     std::map<std::string, const Item*> by_name;
     for (const Item& item : shards[s]) {
-      layouts.push_back(LayoutOf(*plan, scalars, item));
-      const std::string& tensor = layouts.back().name;
-      if (!by_name.emplace(tensor, &item).second) {
-        return MakeError(Reason::kUnsupported,
-                         absl::StrCat("a tensor is named ", tensor, ", as is a number that ",
-                                      plan->recipe.method, " writes beside it; rename the tensor"));
+      for (TensorLayout& layout : LayoutsOf(*plan, scalars, item)) {
+        const std::string tensor = layout.name;
+        if (!by_name.emplace(tensor, &item).second) {
+          return MakeError(
+              Reason::kUnsupported,
+              absl::StrCat("a tensor is named ", tensor, ", as is a number that ",
+                           plan->recipe.method, " writes beside it; rename the tensor"));
+        }
+        weight_map[tensor] = name;
+        layouts.push_back(std::move(layout));
       }
-      weight_map[tensor] = name;
     }
     ASSIGN_OR_RETURN(file.header, LayOutSafetensors(&layouts));
     file.size = file.header.size();
     for (const TensorLayout& layout : layouts) {
       const Item& item = *by_name[layout.name];
-      file.placements.push_back(
-          {item.tensor, item.sink, item.dtype, item.bits, layout.begin, layout.end});
+      const bool second = !file.placements.empty() && item.tensor != kScalar &&
+                          plan->tensors[item.tensor].factors.has_value() &&
+                          file.placements.back().tensor == item.tensor;
+      if (second) {
+        file.placements.back().end = layout.end;
+      } else {
+        file.placements.push_back(
+            {item.tensor, item.sink, item.dtype, item.bits, layout.begin, layout.end});
+      }
       file.size = std::max(file.size, layout.end);
       total_size += layout.end - layout.begin;
     }
@@ -149,6 +169,7 @@ absl::Status LayOutFiles(Plan* plan) {
   artifacts[""];
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     const PlanTensor& tensor = plan->tensors[t];
+    if (tensor.left_out) continue;
     if (tensor.copied()) {
       artifacts[""].push_back(
           {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
@@ -164,7 +185,12 @@ absl::Status LayOutFiles(Plan* plan) {
       }
       const DType dtype = bits ? DType::kU8 : sinks[s].dtype;
       const uint64_t width = bits ? 1 : BitsOf(dtype);
-      const uint64_t bytes = (static_cast<uint64_t>(tensor.tensor.elements()) * width + 7) / 8;
+      const uint64_t elements =
+          tensor.factors.has_value()
+              ? static_cast<uint64_t>(tensor.factors->rank *
+                                      (tensor.factors->out + tensor.factors->in))
+              : static_cast<uint64_t>(tensor.tensor.elements());
+      const uint64_t bytes = (elements * width + 7) / 8;
       artifacts[sinks[s].artifact].push_back(
           {static_cast<int>(t), static_cast<int>(s), dtype, bits, bytes});
     }
@@ -211,7 +237,8 @@ void CutReduceTasks(Plan* plan) {
     uint64_t bytes = 0;
     for (size_t t = 0; t < plan->tensors.size(); ++t) {
       const PlanTensor& tensor = plan->tensors[t];
-      const bool in_memory = round >= plan->first_solve_round && !tensor.streamed;
+      const bool in_memory =
+          round >= plan->first_solve_round && (!tensor.streamed || tensor.left_out);
       if (!TakesPart(tensor, round) || (alone && in_memory)) continue;
       const int64_t elements = tensor.tensor.elements();
       for (const TensorSource& source : tensor.sources) {
@@ -234,7 +261,7 @@ void CutReduceTasks(Plan* plan) {
     plan->reduce_bytes.push_back(bytes);
   }
   for (const PlanTensor& tensor : plan->tensors) {
-    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
     for (const TensorSource& source : tensor.sources) {
       plan->write_bytes_read += SourceBytes(tensor, source, tensor.tensor.elements());
     }

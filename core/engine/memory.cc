@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint/strided_view.h"
+#include "core/engine/factors.h"
 #include "core/engine/plan.h"
 #include "core/engine/side_data.h"
 #include "core/engine/stack.h"
@@ -104,10 +105,11 @@ Demand Measure(const Plan& plan) {
       widest = std::max<uint64_t>(widest, BitsOf(source.dtype) / 8);
       all += BitsOf(source.dtype) / 8;
     }
-    if (!tensor.keep && tensor.program->access() == Access::kWhole) {
-      const uint64_t whole =
-          elements * (all + rows * width + 1) +
+    if (IsWrittenWhole(tensor)) {
+      const auto program =
           static_cast<uint64_t>(tensor.program->working_bytes(tensor.tensor.elements()));
+      const uint64_t factors = tensor.factors.has_value() ? FactorWorkingBytes(tensor) : 0;
+      const uint64_t whole = elements * (all + rows * width + 1) + std::max(program, factors);
       if (whole > demand.whole) {
         demand.whole = whole;
         demand.whole_name = tensor.tensor.name;
@@ -266,7 +268,7 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   const uint64_t left = options.memory_budget - memory.peak;
   uint64_t largest = 0;
   for (PlanTensor& tensor : plan->tensors) {
-    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
     const uint64_t bytes = SolveBytes(*plan, tensor);
     tensor.streamed = bytes > left;
     if (!tensor.streamed) largest = std::max(largest, bytes);

@@ -16,7 +16,8 @@ namespace {
 constexpr uint64_t kMaxProvenance = 64 * kMiB;
 
 bool IsCommitObject(absl::string_view name) {
-  return name == "model.safetensors" || name == "model.safetensors.index.json";
+  return name == "model.safetensors" || name == "model.safetensors.index.json" ||
+         name == kAdapterFile;
 }
 
 // An output needs a name: beside it, under that name, lies its work area.

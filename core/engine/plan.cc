@@ -31,6 +31,16 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
+// What recipes can say and the engine cannot do.
+void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
+  if (recipe.output.adapter.has_value() && recipe.dialect == Recipe::Dialect::kMergekit) {
+    diagnostics->Error(Reason::kUnsupported,
+                       "an adapter as the output of a mergekit recipe is not supported by this "
+                       "version; write the recipe in the native form (`method`)",
+                       "output.adapter");
+  }
+}
+
 // config.json and sidecars come from the base, without one from the first model. Those of a
 // tokenizer that the recipe asks for are planned already.
 absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
@@ -170,6 +180,8 @@ InputFile Plan::Located(const InputFile& input) const {
 const std::string& Plan::commit_name() const {
   static const std::string index = "model.safetensors.index.json";
   static const std::string single = "model.safetensors";
+  static const std::string adapter = kAdapterFile;
+  if (this->adapter.has_value()) return adapter;
   return this->index.empty() ? single : index;
 }
 
@@ -200,6 +212,8 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     diagnostics->Add(device.status());
     return device.status();
   }
+  RefuseWhatIsNotThereYet(recipe, diagnostics);
+  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,
@@ -210,8 +224,12 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   ASSIGN_OR_RETURN(
       const std::unique_ptr<PlannedTokenizer> tokenizer,
       PlannedTokenizer::Make(storage, recipe, inputs, plan->origins, call, diagnostics));
-  RETURN_IF_ERROR(
-      MatchTensors(plan.get(), inputs, recipe.base.has_value(), tokenizer.get(), diagnostics));
+  if (recipe.output.adapter.has_value() && !recipe.base.has_value()) {
+    RETURN_IF_ERROR(MatchAdapters(plan.get(), inputs, diagnostics));
+  } else {
+    RETURN_IF_ERROR(
+        MatchTensors(plan.get(), inputs, recipe.base.has_value(), tokenizer.get(), diagnostics));
+  }
   if (recipe.mask.has_value()) {
     const absl::StatusOr<Checkpoint> mask = Checkpoint::Open(
         storage.Of(*recipe.mask), *recipe.mask, call, diagnostics, {options.header_cache});
@@ -228,9 +246,18 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     return compiled;
   }
   RETURN_IF_ERROR(call.Check());
+  if (recipe.output.adapter.has_value()) {
+    const absl::Status adapted = PlanAdapter(inputs, *device, plan.get(), diagnostics);
+    if (!adapted.ok()) {
+      if (!diagnostics->has_errors()) diagnostics->Add(adapted, "output.adapter");
+      return adapted;
+    }
+  }
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+  if (!recipe.output.adapter.has_value()) {
+    RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+  }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
   for (const InputFile& input : plan->inputs) {
     const bool spooled = input.uri.scheme == Uri::Scheme::kStage;

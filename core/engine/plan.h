@@ -17,6 +17,7 @@
 #include "core/engine/source_form.h"
 #include "core/engine/token_rows.h"
 #include "core/math/kernels.h"
+#include "core/math/linalg.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
 
@@ -35,9 +36,20 @@ struct TensorSource {
   bool from_base = false;
   // Rows of embeddings: which row of the bytes is row i of the tensor (row_map.h).
   std::shared_ptr<const RowMap> rows = nullptr;
-  bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
+  bool from_side = false;  // `form` makes the row of side data alone: no bytes are read
+  bool bits = false;       // a mask as SinkSpec::bits writes it; the row holds 0 and 1
 
   DType value_dtype() const { return form == nullptr ? dtype : form->dtype(); }
+};
+
+// Adapters as output: a matrix W of the model is written as what is added to it, as B A.
+struct FactorPair {
+  int64_t rank = 0;
+  int64_t out = 0, in = 0;     // B is [out, rank], A is [rank, in]
+  bool transposed = false;     // W is [in, out]
+  std::string a_name, b_name;  // neighbours in the file
+  bool base_is_zero = false;   // what the program emits is the change alone
+  std::string module;
 };
 
 struct PlanTensor {
@@ -53,7 +65,10 @@ struct PlanTensor {
   // Embeddings whose rows follow a new vocabulary: every source has `rows`, and this says what
   // stands for those that it lacks. Null otherwise.
   std::shared_ptr<const TokenRows> token_rows = nullptr;
-  std::string what;  // for people: what happens to it
+  std::optional<FactorPair> factors;  // what is written for it, computed as a whole
+  std::string written_name;           // in the output; empty: the tensor's name
+  bool left_out = false;              // has a part in rounds only, and no place in the output
+  std::string what;                   // for people: what happens to it
 
   bool copied() const { return program == nullptr; }
   int64_t row_elements() const;  // elements of a row of the first axis
@@ -70,6 +85,9 @@ struct Placement {
 };
 
 constexpr int kScalar = -1;
+
+// Of an adapter as output.
+constexpr char kAdapterFile[] = "adapter/adapter_model.safetensors";
 
 struct Part {
   uint64_t begin = 0;
@@ -124,6 +142,21 @@ struct MemoryPlan {
   uint64_t side_pool = 0;      // for side data (side_data.h), all threads together
 };
 
+// How a module's factors came about.
+struct AdapterModule {
+  std::string name;
+  int64_t rank = 0;
+  double alpha = 0;
+  int tensor = -1;  // index of the tensor that is decomposed; -1: factors of adapters put together
+};
+
+// The adapter that is written in place of a model.
+struct AdapterPlan {
+  std::vector<AdapterModule> modules;      // sorted by name
+  std::vector<std::string> saved_modules;  // written in full, sorted
+  const DenseAlgebra* algebra = nullptr;   // where a tensor is decomposed
+};
+
 class Plan {
  public:
   Recipe recipe;
@@ -138,6 +171,7 @@ class Plan {
   std::vector<Round> rounds;
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
+  std::optional<AdapterPlan> adapter;
   std::string numerics;  // numerics class
   std::string digest;    // SHA-256, hexadecimal
   bool remote_inputs = false;
@@ -187,6 +221,13 @@ uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64
 // The places of `tensor` at which a region may start: every so many elements.
 int64_t Granule(const PlanTensor& tensor);
 
+// Whether the source's values are the base's own, or the base's with something added to them.
+bool IsBase(const TensorSource& source, const TensorSource& base);
+bool IsOnBase(const TensorSource& source, const TensorSource& base);
+
+// Whether the tensor is written from one region with all of it.
+bool IsWrittenWhole(const PlanTensor& tensor);
+
 // Of Accumulate: regions are multiples of this many elements, leaves too.
 int64_t RegionGranule(const PlanTensor& tensor);
 // Elements of a leaf, whose partial is one number per lane: about kLeafElements.
@@ -208,6 +249,12 @@ absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, boo
                           PlannedTokenizer* tokenizer, Diagnostics* diagnostics);  // match.cc
 // Gives every tensor that `mask` has one for its mask as the last source.
 absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostics);  // rebuild.cc
+// In place of MatchTensors where there is no base: tensors of what the adapters add to any base.
+absl::Status MatchAdapters(Plan* plan, const std::vector<ModelInput>& inputs,
+                           Diagnostics* diagnostics);  // adapter_match.cc
+// Turns compiled tensors into those of the adapter's file.
+absl::Status PlanAdapter(const std::vector<ModelInput>& inputs, const std::string& device,
+                         Plan* plan, Diagnostics* diagnostics);  // adapter_output.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc
 absl::Status LayOutFiles(Plan* plan);                              // layout.cc

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/digest.h"
+#include "core/engine/factors.h"
 #include "core/engine/solve.h"
 #include "core/engine/stages.h"
 #include "core/math/kernels.h"
@@ -41,13 +42,17 @@ struct TaskResult {
   std::vector<std::string> tags;
   std::vector<std::string> digests;
   NonFiniteCounts nonfinite;
+  FactorErrors factors;
 
   std::string ToJson() const {
     auto counts = nlohmann::json::array();
     for (const auto& [key, count] : nonfinite) counts.push_back({key.first, key.second, count});
-    return nlohmann::json{
-        {"upload", upload}, {"tags", tags}, {"digests", digests}, {"nonfinite", counts}}
-        .dump();
+    nlohmann::json json = {
+        {"upload", upload}, {"tags", tags}, {"digests", digests}, {"nonfinite", counts}};
+    for (const auto& [tensor, norms] : factors) {
+      json["factors"].push_back({tensor, norms.first, norms.second});
+    }
+    return json.dump();
   }
 
   static std::optional<TaskResult> FromJson(const std::string& text, size_t parts) {
@@ -59,6 +64,11 @@ struct TaskResult {
       result.digests = json.at("digests").get<std::vector<std::string>>();
       for (const auto& row : json.at("nonfinite")) {
         result.nonfinite[{row.at(0).get<int>(), row.at(1).get<int>()}] = row.at(2).get<int64_t>();
+      }
+      if (json.contains("factors")) {
+        for (const auto& row : json.at("factors")) {
+          result.factors[row.at(0).get<int>()] = {row.at(1).get<double>(), row.at(2).get<double>()};
+        }
       }
     } catch (const nlohmann::json::exception&) {
       return std::nullopt;
@@ -125,7 +135,8 @@ class WriteState {
   }
 
   // Stores a finished part; with the last part of a task, its result.
-  absl::Status Finish(const Unit& unit, absl::string_view bytes, const NonFiniteCounts& nonfinite) {
+  absl::Status Finish(const Unit& unit, absl::string_view bytes, const NonFiniteCounts& nonfinite,
+                      const FactorErrors& factors) {
     const WriteTask& task = context_.plan.write_tasks[unit.task];
     ASSIGN_OR_RETURN(std::string tag, publisher_->PutPart(task.file, unit.part, bytes));
     context_.traffic->written += bytes.size();
@@ -137,6 +148,7 @@ class WriteState {
       pending.result.tags[slot] = std::move(tag);
       pending.result.digests[slot] = std::move(digest);
       for (const auto& [key, count] : nonfinite) pending.result.nonfinite[key] += count;
+      pending.result.factors.insert(factors.begin(), factors.end());
       if (--pending.missing > 0) return absl::OkStatus();
     }
     // The data are durable before the result says so.
@@ -170,6 +182,7 @@ class WriteState {
       result_.digests[task.file][task.first_part + p] = result.digests[p];
     }
     for (const auto& [key, count] : result.nonfinite) result_.nonfinite[key] += count;
+    result_.factors.insert(result.factors.begin(), result.factors.end());
   }
 
   // Bytes written by a task, and its share of the bytes read.
@@ -221,12 +234,16 @@ class WriteWorker : public StageWorker {
       const uint64_t begin = std::max(it->begin, part.begin);
       const uint64_t end = std::min(it->end, part.end);
       const PlanTensor& tensor = context_.plan.tensors[it->tensor];
+      work.placements.push_back(&*it);
+      if (tensor.factors.has_value()) {
+        segments->push_back({it->tensor, 0, tensor.tensor.elements(), 0});
+        continue;
+      }
       const uint64_t width = WidthOf(tensor, *it);
       const auto first = static_cast<int64_t>((begin - it->begin) * 8 / width);
       auto count = static_cast<int64_t>((end - begin) * 8 / width);
       if (it->bits) count = std::min(count, tensor.tensor.elements() - first);
       segments->push_back({it->tensor, first, count, 0});
-      work.placements.push_back(&*it);
     }
     work.is_root = file.artifact.empty();
     taken_.push_back(std::move(work));
@@ -257,15 +274,17 @@ class WriteWorker : public StageWorker {
     if (work.buffer == nullptr) RETURN_IF_ERROR(Begin(&work));
     const absl::string_view bytes(work.data, work.size);
     if (uploads_ == nullptr) {
-      const absl::Status status = state_->Finish(work.unit, bytes, work.nonfinite);
+      const absl::Status status = state_->Finish(work.unit, bytes, work.nonfinite, work.factors);
       spare_.push_back(std::move(work.buffer));
       return status;
     }
     auto upload = std::make_unique<PartUpload>();
     upload->work = std::move(work);
     uploads_->Submit([state = state_, upload = upload.get(), bytes] {
-      const absl::Status status =
-          Guarded([&] { return state->Finish(upload->work.unit, bytes, upload->work.nonfinite); });
+      const absl::Status status = Guarded([&] {
+        const PartWork& work = upload->work;
+        return state->Finish(work.unit, bytes, work.nonfinite, work.factors);
+      });
       absl::MutexLock lock(&upload->mutex);
       upload->status = status;
       upload->done = true;
@@ -287,6 +306,7 @@ class WriteWorker : public StageWorker {
     std::unique_ptr<Scratch> buffer;
     char* data = nullptr;
     NonFiniteCounts nonfinite;
+    FactorErrors factors;
   };
 
   struct PartUpload {
@@ -372,11 +392,20 @@ class WriteWorker : public StageWorker {
       const int64_t count = std::min(block, piece.count - done);
       const Region& region = stack_.Build(context_.plan, tensor, piece.first + done, count, at,
                                           StackUse::kEmit, nonfinite.data());
+      if (tensor.factors.has_value() && tensor.factors->base_is_zero) stack_.ClearBase();
       const absl::Span<void* const> rows = stack_.Sinks(sinks);
       // Other artifacts have their own tasks.
       std::vector<void*> wanted(sinks, nullptr);
       wanted[placement.sink] = rows[placement.sink];
       RETURN_IF_ERROR(Annotate(tensor.program->Emit(region, solved_, wanted), tensor.tensor.name));
+      if (tensor.factors.has_value()) {
+        absl::StatusOr<FactorError> error =
+            WriteFactors(*context_.plan.adapter->algebra, tensor, region, rows[placement.sink],
+                         placement.dtype, out);
+        if (!error.ok()) return Annotate(error.status(), tensor.tensor.name);
+        work->factors[tensor.tensor.index] = {error->change, error->error};
+        break;
+      }
       Store(tensor, placement, rows[placement.sink], count, out);
       if (work->is_root && IsMergeable(placement.dtype)) {
         overflows += CountOverflows(region, placement.dtype, out);
@@ -391,7 +420,7 @@ class WriteWorker : public StageWorker {
       if (nonfinite[s] == 0) continue;
       work->nonfinite[{tensor.tensor.index, tensor.sources[s].origin}] += nonfinite[s];
     }
-    if (!tensor.keep && tensor.program->access() == Access::kWhole) stack_.Release();
+    if (IsWrittenWhole(tensor)) stack_.Release();
     return absl::OkStatus();
   }
 

@@ -97,13 +97,21 @@ class NativeReader {
   void ReadBase() {
     if (const YamlEntry* entry = root_.Find("base")) {
       recipe_.base = reader_.ReadModelUri(entry->value, "base", reader_.file().directory);
-    } else if (method_ != nullptr && method_->needs_base) {
+    } else if (method_ != nullptr && method_->needs_base && !WritesAdapter()) {
       Error(Reason::kBaseMissing,
             absl::StrCat("missing; '", method_->name,
                          "' works on task vectors, so it needs the checkpoint that the models "
                          "were fine-tuned from"),
             "base", method_location_);
     }
+  }
+
+  // Adapters may do without their base then; whether the models are adapters shows when they are
+  // opened.
+  bool WritesAdapter() const {
+    const YamlEntry* output = root_.Find("output");
+    return output != nullptr && output->value.kind == Kind::kMapping &&
+           output->value.Find("adapter") != nullptr;
   }
 
   // Parameters at one level. `model_only`: at a model, where others have no place.
@@ -291,7 +299,8 @@ class NativeReader {
       Error(Reason::kUnsupported,
             absl::StrCat("'", method_->name, "' does not accept a transform before it"),
             "transform", entry->key_location);
-    } else if (root_.Find("base") == nullptr && (method_ == nullptr || !method_->needs_base)) {
+    } else if (root_.Find("base") == nullptr && (method_ == nullptr || !method_->needs_base) &&
+               !WritesAdapter()) {
       Error(Reason::kBaseMissing, "missing; a transform works on task vectors", "base",
             entry->key_location);
     }

@@ -51,6 +51,8 @@ class Reader {
   std::optional<DType> ReadDType(const YamlValue& value, const std::string& field,
                                  const std::vector<std::string>& allowed, bool short_forms);
 
+  // The `adapter` key of the output.
+  std::optional<RecipeAdapter> ReadAdapter(const YamlEntry& entry);
   // The `output` key (may be null) and what the command line says about it.
   RecipeOutput ReadOutput(const YamlEntry* entry, const std::string& directory);
   // The `seed` key (may be null), unless the command line sets it.

@@ -95,10 +95,18 @@ struct RecipeTokenizer {
   int64_t pad_to_multiple_of = 0;  // 0: no padding
 };
 
+// The change that the models make to the base is wanted, as a PEFT adapter, and not the merged
+// model.
+struct RecipeAdapter {
+  // Of every matrix at most; absent: no approximation, so only where adapters are added up.
+  std::optional<int64_t> rank;
+};
+
 struct RecipeOutput {
   std::optional<Uri> uri;      // required by `run`
   std::optional<DType> dtype;  // absent: each base tensor's own (without a base: promoted)
   uint64_t max_shard_size = 5'000'000'000;
+  std::optional<RecipeAdapter> adapter;  // native alone
 };
 
 struct Recipe {

@@ -115,6 +115,10 @@ std::string Recipe::ToJson() const {
   }
   json["output"] = {{"dtype", ToJsonValue(output.dtype)},
                     {"max_shard_size", output.max_shard_size}};
+  if (output.adapter.has_value()) {
+    const std::optional<int64_t>& rank = output.adapter->rank;
+    json["output"]["adapter"] = {{"rank", rank.has_value() ? Json(*rank) : Json("exact")}};
+  }
   json["input_dtype"] = ToJsonValue(input_dtype);
   json["seed"] = seed;
   if (otherwise_base) json["otherwise"] = "base";
