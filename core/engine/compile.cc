@@ -7,23 +7,52 @@
 #include "core/engine/plan.h"
 #include "core/math/linalg.h"
 #include "core/methods/elements.h"
+#include "core/methods/sweep.h"
 
 namespace orthomerge {
 namespace {
 
+// `variant`: of a sweep, whose parameters at the models count; else null.
 MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const ParameterMap& parameters,
-                  const std::string& device) {
+                  const RecipeVariant* variant, const std::string& device) {
   MethodSpec spec;
   spec.name = name;
   spec.parameters = parameters;
   spec.device = device;
   spec.seed = recipe.seed;
-  for (const RecipeModel& model : recipe.models) {
+  for (size_t k = 0; k < recipe.models.size(); ++k) {
+    const RecipeModel& model = recipe.models[k];
     spec.weights.push_back(model.weight);
     spec.model_names.push_back(model.name);
-    spec.model_parameters.push_back(model.parameters);
+    spec.model_parameters.push_back(variant == nullptr ? model.parameters
+                                                       : variant->model_parameters[k]);
   }
   return spec;
+}
+
+// The recipe's method; of a sweep, all variants of it as one.
+absl::StatusOr<std::unique_ptr<Method>> MethodOf(const MethodMaker& make_method, const Plan& plan,
+                                                 const std::string& device) {
+  const Recipe& recipe = plan.recipe;
+  std::vector<MethodSpec> transforms;
+  for (const RecipeTransform& transform : recipe.transforms) {
+    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, nullptr, device));
+  }
+  if (recipe.variants.empty()) {
+    return make_method(SpecOf(recipe, recipe.method, recipe.parameters, nullptr, device),
+                       transforms);
+  }
+  std::vector<SweepVariant> variants;
+  const std::vector<std::string> models = plan.models();
+  for (size_t v = 0; v < models.size(); ++v) {
+    const RecipeVariant& variant = recipe.variants[v];
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<Method> method,
+        make_method(SpecOf(recipe, recipe.method, variant.parameters, &variant, device),
+                    transforms));
+    variants.push_back({variant.name, models[v], std::move(method)});
+  }
+  return MakeSweep(std::move(variants));
 }
 
 bool IsPassthrough(const Recipe& recipe) { return absl::EndsWith(recipe.method, "passthrough"); }
@@ -169,15 +198,13 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
                             Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
   const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
-  const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters, device);
-  std::vector<MethodSpec> transforms;
-  for (const RecipeTransform& transform : recipe.transforms) {
-    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, device));
-  }
-  ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
+  ASSIGN_OR_RETURN(plan->method, MethodOf(make_method, *plan, device));
   plan->row_factors.assign(plan->origins.size(), 1.0);
   if (!mergekit && plan->method->wants_task_vectors()) {
-    std::copy(spec.weights.rbegin(), spec.weights.rend(), plan->row_factors.rbegin());
+    const size_t first = plan->row_factors.size() - recipe.models.size();
+    for (size_t k = 0; k < recipe.models.size(); ++k) {
+      plan->row_factors[first + k] = recipe.models[k].weight;
+    }
   }
 
   std::vector<size_t> computed;

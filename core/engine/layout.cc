@@ -165,19 +165,29 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
 }  // namespace
 
 absl::Status LayOutFiles(Plan* plan) {
+  const std::vector<std::string> models = plan->models();
   std::map<std::string, std::vector<Item>> artifacts;
-  artifacts[""];
+  for (const std::string& model : models) artifacts[model];
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     const PlanTensor& tensor = plan->tensors[t];
     if (tensor.left_out) continue;
     if (tensor.copied()) {
-      artifacts[""].push_back(
-          {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
+      for (const std::string& model : models) {
+        artifacts[model].push_back(
+            {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
+      }
       continue;
     }
-    const std::vector<SinkSpec> sinks = tensor.keep
-                                            ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
-                                            : tensor.program->sinks(tensor.tensor);
+    if (tensor.keep) {
+      const auto bits =
+          static_cast<uint64_t>(tensor.tensor.elements()) * BitsOf(tensor.tensor.dtype);
+      for (const std::string& model : models) {
+        artifacts[model].push_back(
+            {static_cast<int>(t), 0, tensor.tensor.dtype, false, (bits + 7) / 8});
+      }
+      continue;
+    }
+    const std::vector<SinkSpec> sinks = tensor.program->sinks(tensor.tensor);
     for (size_t s = 0; s < sinks.size(); ++s) {
       const bool bits = sinks[s].bits;
       if (bits && tensor.program->access() == Access::kRow) {
@@ -216,13 +226,41 @@ void CutWriteTasks(Plan* plan) {
           {static_cast<int>(f), static_cast<int>(p), static_cast<int>(last)});
       p = last;
     }
-    for (const Placement& placement : plan->files[f].placements) {
-      if (placement.tensor == kScalar) continue;
-      const PlanTensor& tensor = plan->tensors[placement.tensor];
-      const int64_t count =
-          tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();
-      for (const TensorSource& source : tensor.sources) {
-        plan->write_bytes_read += SourceBytes(tensor, source, count);
+  }
+}
+
+std::vector<std::vector<int>> AlikeFiles(const Plan& plan) {
+  std::vector<std::vector<int>> alike;
+  std::map<absl::string_view, size_t> known;  // by header, which says what is where
+  for (size_t f = 0; f < plan.files.size(); ++f) {
+    const auto [at, is_new] = known.emplace(plan.files[f].header, alike.size());
+    if (is_new) alike.emplace_back();
+    alike[at->second].push_back(static_cast<int>(f));
+  }
+  return alike;
+}
+
+void GroupWriteTasks(Plan* plan) {
+  std::map<int, std::vector<int>> tasks_of;  // by file
+  for (size_t t = 0; t < plan->write_tasks.size(); ++t) {
+    tasks_of[plan->write_tasks[t].file].push_back(static_cast<int>(t));
+  }
+  const auto at_once = static_cast<size_t>(plan->memory.files_at_once);
+  for (const std::vector<int>& alike : AlikeFiles(*plan)) {
+    for (size_t first = 0; first < alike.size(); first += at_once) {
+      const size_t last = std::min(first + at_once, alike.size());
+      for (size_t t = 0; t < tasks_of[alike[first]].size(); ++t) {
+        std::vector<int>& group = plan->write_groups.emplace_back();
+        for (size_t f = first; f < last; ++f) group.push_back(tasks_of[alike[f]][t]);
+      }
+      for (const Placement& placement : plan->files[alike[first]].placements) {
+        if (placement.tensor == kScalar) continue;
+        const PlanTensor& tensor = plan->tensors[placement.tensor];
+        const int64_t count =
+            tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();
+        for (const TensorSource& source : tensor.sources) {
+          plan->write_bytes_read += SourceBytes(tensor, source, count);
+        }
       }
     }
   }

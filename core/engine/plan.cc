@@ -76,6 +76,28 @@ absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
   return absl::OkStatus();
 }
 
+// Every variant has the blobs from `first` on; what is in which folder is told beside them.
+void AddVariants(size_t first, Plan* plan) {
+  const std::vector<PlanBlob> shared(plan->blobs.begin() + static_cast<std::ptrdiff_t>(first),
+                                     plan->blobs.end());
+  plan->blobs.resize(first);
+  const std::vector<std::string> models = plan->models();
+  nlohmann::ordered_json variants = nlohmann::ordered_json::array();
+  const nlohmann::json recipe = nlohmann::json::parse(plan->recipe.ToJson(), nullptr, false);
+  for (size_t v = 0; v < models.size(); ++v) {
+    for (PlanBlob blob : shared) {
+      blob.name = absl::StrCat(models[v], "/", blob.name);
+      plan->blobs.push_back(std::move(blob));
+    }
+    variants.push_back({{"name", plan->recipe.variants[v].name},
+                        {"folder", models[v]},
+                        {"parameters", recipe["sweep"][v]["parameters"]}});
+  }
+  plan->index = nlohmann::ordered_json{{"variants", std::move(variants)}}.dump(
+                    2, ' ', false, nlohmann::json::error_handler_t::replace) +
+                "\n";
+}
+
 std::string DigestOf(const RowMap& rows) {
   return Sha256Hex(
       {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(RowMap::value_type)});
@@ -130,6 +152,15 @@ uint64_t Plan::total_bytes() const {
   return total;
 }
 
+std::vector<std::string> Plan::models() const {
+  std::vector<std::string> models;
+  for (const RecipeVariant& variant : recipe.variants) {
+    models.push_back(absl::StrCat("variants/", variant.name));
+  }
+  if (models.empty()) models.emplace_back();
+  return models;
+}
+
 uint64_t Plan::spool_bytes() const {
   uint64_t total = 0;
   for (const auto& plan : intermediates) total += plan->output_bytes;
@@ -181,7 +212,9 @@ const std::string& Plan::commit_name() const {
   static const std::string index = "model.safetensors.index.json";
   static const std::string single = "model.safetensors";
   static const std::string adapter = kAdapterFile;
+  static const std::string variants = kVariantsFile;
   if (this->adapter.has_value()) return adapter;
+  if (!recipe.variants.empty()) return variants;
   return this->index.empty() ? single : index;
 }
 
@@ -256,7 +289,9 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
   if (!recipe.output.adapter.has_value()) {
+    const size_t own = plan->blobs.size();
     RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+    if (!recipe.variants.empty()) AddVariants(own, plan.get());
   }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
   for (const InputFile& input : plan->inputs) {
@@ -273,6 +308,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     return fits;
   }
   CutReduceTasks(plan.get());
+  GroupWriteTasks(plan.get());
   for (const Diagnostic& item : diagnostics->items()) plan->warnings.push_back(item);
   return plan;
 }

@@ -86,6 +86,9 @@ struct Placement {
 
 constexpr int kScalar = -1;
 
+// Of a sweep: what is in which folder. Its appearance publishes all models.
+constexpr char kVariantsFile[] = "variants.json";
+
 // Of an adapter as output.
 constexpr char kAdapterFile[] = "adapter/adapter_model.safetensors";
 
@@ -95,7 +98,7 @@ struct Part {
 };
 
 struct PlanFile {
-  std::string artifact;  // "": the merged model
+  std::string artifact;  // "": the merged model; of a sweep one of Plan::models()
   std::string name;      // relative to the output
   std::string header;    // the file's first bytes
   uint64_t size = 0;
@@ -103,7 +106,7 @@ struct PlanFile {
   std::vector<Part> parts;            // they tile the file
 };
 
-// Consecutive parts of one file.
+// Consecutive parts of one file. Its result does not depend on what is written beside it.
 struct WriteTask {
   int file = 0;
   int first_part = 0;
@@ -135,6 +138,7 @@ struct MemoryPlan {
   uint64_t chunk = 0;          // bytes per read and source
   int read_ahead = 0;          // further chunks in flight per thread (remote storage)
   int upload_slots = 0;        // further parts in flight per thread (remote storage)
+  int files_at_once = 1;       // files of equal layout that are written from the same reads
   uint64_t peak = 0;           // estimate, bytes above the idle process
   uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
@@ -167,10 +171,12 @@ class Plan {
   std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
-  std::string index;                // the root's index; empty with one file
+  std::string index;  // the root's index; empty with one file; of a sweep kVariantsFile
   std::vector<Round> rounds;
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
+  // Tasks that are carried out together, part by part: the same places in files of equal layout.
+  std::vector<std::vector<int>> write_groups;
   std::optional<AdapterPlan> adapter;
   std::string numerics;  // numerics class
   std::string digest;    // SHA-256, hexadecimal
@@ -194,6 +200,8 @@ class Plan {
 
   // With intermediates, but for passes().
   uint64_t total_bytes() const;  // read and written by all stages
+  // The artifacts that are merged models: "" alone, or one folder per variant.
+  std::vector<std::string> models() const;
   uint64_t spool_bytes() const;  // of all intermediates
   uint64_t peak_memory() const;  // of the most demanding recipe
   uint64_t smallest_budget() const;
@@ -261,6 +269,9 @@ absl::Status LayOutFiles(Plan* plan);                              // layout.cc
 void CutWriteTasks(Plan* plan);                                    // layout.cc
 absl::Status FitMemory(Plan* plan, const EngineOptions& options);  // memory.cc
 void CutReduceTasks(Plan* plan);                                   // layout.cc
+// Files of equal layout, which can be written together: each file stands in one of the lists.
+std::vector<std::vector<int>> AlikeFiles(const Plan& plan);  // layout.cc
+void GroupWriteTasks(Plan* plan);                            // layout.cc
 
 // Parts and tasks of about these sizes; tests make them smaller.
 constexpr uint64_t kPartBytes = 8 * kMiB;

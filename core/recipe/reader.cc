@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "core/base/bytes.h"
@@ -345,6 +346,14 @@ void Reader::CheckModelCount(size_t count, const MethodSchema* method, const std
         absl::StrCat(who, " takes at most ", models(method->max_models), ", found ", count, hint),
         field, location);
   }
+}
+
+bool IsPathName(absl::string_view text) {
+  return !text.empty() && text.size() <= 100 && text[0] != '.' &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
+                  c == '.';
+         });
 }
 
 void NameModels(std::vector<RecipeModel>* models) {

@@ -64,6 +64,7 @@ class Reader {
 
   // The output URI is nobody's to choose: results that other recipes read lie in the work area.
   void set_is_intermediate() { is_intermediate_ = true; }
+  bool is_intermediate() const { return is_intermediate_; }
   // Results of other documents of the file, by name. Borrowed.
   void set_stages(const std::map<std::string, Uri>* stages) { stages_ = stages; }
   const std::set<std::string>& used_stages() const { return used_stages_; }
@@ -88,6 +89,10 @@ std::string Describe(const YamlValue& value);
 
 // "'a', 'b' and 'c'".
 std::string Enumerate(const std::vector<std::string>& words);
+
+// Whether the text can be part of a path: letters, digits, '-', '_' and '.' (not in front), at most
+// 100.
+bool IsPathName(absl::string_view text);
 
 // Names the models that have none, after the last part of their URI, and keeps names apart with -2,
 // -3. Names given by the user (not empty) stay.

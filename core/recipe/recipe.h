@@ -38,6 +38,13 @@ struct RecipeTransform {
   ParameterMap parameters;
 };
 
+// One of the outputs of a sweep: the recipe with other parameters.
+struct RecipeVariant {
+  std::string name;                            // unique, and good as a folder's
+  ParameterMap parameters;                     // as Recipe::parameters
+  std::vector<ParameterMap> model_parameters;  // as RecipeModel::parameters, per model
+};
+
 // mergekit's recipes, whatever their form: modules of slices of sources. Inputs are meant by their
 // origin: 0 is Recipe::base if there is one, the models follow in their order.
 struct LayerRange {
@@ -118,6 +125,8 @@ struct Recipe {
   std::vector<RecipeModel> models;  // mergekit: the base is none of them
   ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
+  // Native: a sweep's; then `parameters` and those of the models are the first variant's.
+  std::vector<RecipeVariant> variants = {};
   // mergekit alone: what goes where (of a recipe that was not read but made, it may be empty: all
   // models are rows), what stands at the top, and the tokenizer.
   std::vector<RecipeModule> modules;

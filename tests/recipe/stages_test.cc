@@ -150,6 +150,14 @@ TEST(StagesTest, OnlyTheLastOneCanBeAnAdapter) {
   EXPECT_EQ(ErrorOf(adapter + "---\nname: first\nmethod: average\nmodels: [a, b]\n"), "OK");
 }
 
+TEST(StagesTest, OnlyTheLastOneCanSweep) {
+  const std::string sweep =
+      "method: average\nmodels: [a, b]\nsweep: [{name: x}, {name: y}]\noutput: out\n";
+  EXPECT_THAT(ErrorOf("name: first\n" + sweep + "---\nmethod: average\nmodels: [first, b]\n"),
+              HasSubstr("sweep: other recipes of this file read the result as one model"));
+  EXPECT_EQ(ErrorOf(sweep + "---\nname: first\nmethod: average\nmodels: [a, b]\n"), "OK");
+}
+
 TEST(StagesTest, CyclesAreRefused) {
   const std::string message = ErrorOf(
       "method: average\nmodels: [p]\n---\nname: p\nmethod: average\nmodels: [q]\n---\n"
