@@ -30,6 +30,27 @@ MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const Parameter
   return spec;
 }
 
+// The first variant before number `v` with the same rounds; -1 if there is none.
+int RoundsOf(const Recipe& recipe, size_t v) {
+  const MethodSchema& schema = *FindMethod(recipe.method);
+  const auto without_last = [&](ParameterMap parameters) {
+    std::erase_if(parameters, [&](const auto& entry) {
+      const ParameterSchema* parameter = schema.Find(entry.first);
+      return parameter != nullptr && parameter->after_rounds;
+    });
+    return parameters;
+  };
+  const RecipeVariant& own = recipe.variants[v];
+  for (size_t u = 0; u < v; ++u) {
+    const RecipeVariant& other = recipe.variants[u];
+    if (without_last(other.parameters) == without_last(own.parameters) &&
+        other.model_parameters == own.model_parameters) {
+      return static_cast<int>(u);
+    }
+  }
+  return -1;
+}
+
 // The recipe's method; of a sweep, all variants of it as one.
 absl::StatusOr<std::unique_ptr<Method>> MethodOf(const MethodMaker& make_method, const Plan& plan,
                                                  const std::string& device) {
@@ -50,7 +71,7 @@ absl::StatusOr<std::unique_ptr<Method>> MethodOf(const MethodMaker& make_method,
         std::unique_ptr<Method> method,
         make_method(SpecOf(recipe, recipe.method, variant.parameters, &variant, device),
                     transforms));
-    variants.push_back({variant.name, models[v], std::move(method)});
+    variants.push_back({variant.name, models[v], std::move(method), RoundsOf(recipe, v)});
   }
   return MakeSweep(std::move(variants));
 }

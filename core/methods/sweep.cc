@@ -24,6 +24,12 @@ struct SweepRound {
   bool is_model() const { return round.group == Round::Group::kModel; }
 };
 
+// What the rounds gave that the variant counts on.
+const Solved& SolvedOf(const std::vector<SweepVariant>& variants, size_t v, const Solved& solved) {
+  const int other = variants[v].rounds_of;
+  return solved.variants[other < 0 ? v : static_cast<size_t>(other)];
+}
+
 // Of one tensor, per variant; null where it keeps the tensor.
 using Programs = std::vector<std::unique_ptr<TensorProgram>>;
 
@@ -165,7 +171,7 @@ class SweepProgram : public TensorProgram {
         continue;
       }
       const RegionCopy copy(region);
-      RETURN_IF_ERROR((*programs_)[v]->Emit(copy.region(), solved.variants[v], own));
+      RETURN_IF_ERROR((*programs_)[v]->Emit(copy.region(), SolvedOf(variants_, v, solved), own));
     }
     return absl::OkStatus();
   }
@@ -301,7 +307,7 @@ class Sweep : public Method {
   std::vector<double> ScalarValues(const Solved& solved) const override {
     std::vector<double> all;
     for (size_t v = 0; v < variants_.size(); ++v) {
-      for (const double value : variants_[v].method->ScalarValues(solved.variants[v])) {
+      for (const double value : variants_[v].method->ScalarValues(SolvedOf(variants_, v, solved))) {
         all.push_back(value);
       }
     }
@@ -311,7 +317,7 @@ class Sweep : public Method {
   void Report(const Solved& solved, MethodReport* report) const override {
     for (size_t v = 0; v < variants_.size(); ++v) {
       MethodReport own;
-      variants_[v].method->Report(solved.variants[v], &own);
+      variants_[v].method->Report(SolvedOf(variants_, v, solved), &own);
       report->values["variants"][variants_[v].name] = std::move(own.values);
       for (const std::string& warning : own.warnings) {
         report->warnings.push_back(absl::StrCat(variants_[v].name, ": ", warning));
@@ -322,7 +328,7 @@ class Sweep : public Method {
   void Metrics(const Solved& solved, std::vector<MetricSeries>* metrics) const override {
     for (size_t v = 0; v < variants_.size(); ++v) {
       std::vector<MetricSeries> own;
-      variants_[v].method->Metrics(solved.variants[v], &own);
+      variants_[v].method->Metrics(SolvedOf(variants_, v, solved), &own);
       for (MetricSeries& series : own) {
         series.name = absl::StrCat(variants_[v].name, "/", series.name);
         metrics->push_back(std::move(series));
@@ -341,7 +347,9 @@ class Sweep : public Method {
   // all must pass together, come first.
   void MatchRounds() {
     std::vector<std::vector<Round>> own;
-    for (const SweepVariant& variant : variants_) own.push_back(variant.method->rounds());
+    for (const SweepVariant& variant : variants_) {
+      own.push_back(variant.rounds_of < 0 ? variant.method->rounds() : std::vector<Round>());
+    }
     std::vector<size_t> next(own.size(), 0);
     const auto has_next = [&](size_t v) { return next[v] < own[v].size(); };
     while (true) {

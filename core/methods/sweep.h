@@ -14,6 +14,8 @@ struct SweepVariant {
   std::string name;      // for reports and metrics
   std::string artifact;  // the folder of its model; its other artifacts lie in it
   std::unique_ptr<Method> method;
+  // The variant before it whose rounds give what its own would: they are not gone through twice.
+  int rounds_of = -1;
 };
 
 // The variants must agree on whether rows are task vectors. Each is what it would be alone, to the

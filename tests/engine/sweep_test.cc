@@ -134,6 +134,10 @@ INSTANTIATE_TEST_SUITE_P(
              "method: dare\nseed: 5\n",
              "sweep: {density: [0.5, 0.9]}\n",
              {{"density=0.5", "density: 0.5"}, {"density=0.9", "density: 0.9"}}},
+        Case{"awd_lambda", "method: awd\n", kLambdas, ByLambda()},
+        Case{"consensus_lambda", "method: consensus\n", kLambdas, ByLambda()},
+        Case{"breadcrumbs_lambda", "method: breadcrumbs\n", kLambdas, ByLambda()},
+        Case{"tatr_lambda", "method: tatr\n", kLambdas, ByLambda()},
         Case{"tall_masks",
              "method: tall_masks\n",
              "sweep: {mask_lambda: [0.2, 0.6]}\n",
@@ -172,6 +176,16 @@ TEST_F(SweepTest, ReadsTheInputsOnceForAllVariants) {
   const uint64_t alone = read_by("parameters: {lambda: 0.3}\n");
   EXPECT_GT(alone, 0u);
   EXPECT_EQ(read_by("sweep: {lambda: [0.1, 0.3, 0.5, 0.7, 1]}\n"), alone);
+  EXPECT_EQ(read_by("sweep: {density: [0.1, 0.2, 0.3]}\n"), alone);
+}
+
+TEST_F(SweepTest, GoesThroughRoundsOnceForAllLambdas) {
+  const auto width_of = [this](const std::string& more) {
+    return PlanOf(Parse(Text("method: ties\n", more)))->rounds.at(0).width;
+  };
+  const int64_t alone = width_of("");
+  EXPECT_EQ(width_of("sweep: {lambda: [0.3, 0.6, 1]}\n"), alone);
+  EXPECT_EQ(width_of("sweep: {lambda: [0.3, 0.6, 1], density: [0.2, 0.5]}\n"), 2 * alone);
 }
 
 TEST_F(SweepTest, MasksOfAllModelsTakeOnePass) {
