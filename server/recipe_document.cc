@@ -80,6 +80,10 @@ Json OutputJson(const v1::Output& output) {
   Json json = {{"uri", output.uri()}};
   if (!output.dtype().empty()) json["dtype"] = output.dtype();
   if (output.has_max_shard_size()) json["max_shard_size"] = output.max_shard_size();
+  if (output.has_adapter()) {
+    const v1::AdapterOutput& adapter = output.adapter();
+    json["adapter"] = {{"rank", adapter.has_rank() ? Json(adapter.rank()) : Json("exact")}};
+  }
   return json;
 }
 
@@ -102,6 +106,11 @@ Json NativeJson(const v1::Recipe& recipe) {
     Json item = {{"method", transform.method()}};
     PutParameters(transform.parameters(), &item);
     json["transform"].push_back(std::move(item));
+  }
+  for (const v1::SweepVariant& variant : recipe.sweep()) {
+    Json item = {{"name", variant.name()}};
+    PutParameters(variant.parameters(), &item);
+    json["sweep"].push_back(std::move(item));
   }
   if (!recipe.otherwise().empty()) json["otherwise"] = recipe.otherwise();
   json["output"] = OutputJson(recipe.output());

@@ -264,7 +264,15 @@ void ValidateRecipe(const v1::Recipe& recipe, const std::string& path, const Ser
     validator.Parameters(recipe.transforms(i).parameters(), absl::StrCat(field, ".parameters"));
   }
   validator.Refuse(!recipe.statistics().empty(), at("statistics"), kNotYet);
-  validator.Refuse(recipe.sweep_size() > 0, at("sweep"), kNotYet);
+  for (int i = 0; i < recipe.sweep_size(); ++i) {
+    if (recipe.sweep(i).name().empty()) {
+      validator.Add(absl::StrCat(item("sweep", i), ".name"), Reason::kMissingKey,
+                    "missing; the variant's folder is named so");
+    }
+    validator.Parameters(recipe.sweep(i).parameters(),
+                         absl::StrCat(item("sweep", i), ".parameters"));
+  }
+  validator.NativeOnly(recipe.sweep_size() > 0, at("sweep"));
   validator.NativeOnly(recipe.transforms_size() > 0, at("transforms"));
   validator.NativeOnly(!recipe.otherwise().empty(), at("otherwise"));
   validator.MergekitOnly(recipe.slices_size() > 0, at("slices"));
@@ -283,6 +291,11 @@ void ValidateRecipe(const v1::Recipe& recipe, const std::string& path, const Ser
   if (recipe.output().has_max_shard_size() && recipe.output().max_shard_size() <= 0) {
     validator.Add(at("output.max_shard_size"), Reason::kOutOfRange,
                   "above 0 bytes; leave it out for the default");
+  }
+  validator.NativeOnly(recipe.output().has_adapter(), at("output.adapter"));
+  if (recipe.output().adapter().has_rank() && recipe.output().adapter().rank() <= 0) {
+    validator.Add(at("output.adapter.rank"), Reason::kOutOfRange,
+                  "at least 1; leave it out to put adapters together without loss");
   }
 }
 

@@ -51,6 +51,8 @@ class Adapter {
   // Whole tensors that the base lacks are left out, with a warning.
   absl::StatusOr<std::vector<TensorChange>> Fit(FindTensor find, Diagnostics* diagnostics) const;
 
+  // The changes as they are for any base.
+  const std::vector<TensorChange>& changes() const { return changes_; }
   const AdapterConfig& config() const { return config_; }
 
  private:

@@ -46,26 +46,11 @@ constexpr std::array kVariants = {
 };
 
 // Keys that say how training went and change nothing here.
-constexpr std::array<absl::string_view, 20> kIgnored = {"auto_mapping",
-                                                        "base_model_name_or_path",
-                                                        "corda_config",
-                                                        "ensure_weight_tying",
-                                                        "eva_config",
-                                                        "exclude_modules",
-                                                        "inference_mode",
-                                                        "layers_pattern",
-                                                        "layers_to_transform",
-                                                        "loftq_config",
-                                                        "lora_dropout",
-                                                        "lora_ga_config",
-                                                        "megatron_config",
-                                                        "megatron_core",
-                                                        "peft_version",
-                                                        "qalora_group_size",
-                                                        "revision",
-                                                        "runtime_config",
-                                                        "target_modules",
-                                                        "task_type"};
+constexpr std::array<absl::string_view, 18> kIgnored = {
+    "auto_mapping",   "corda_config",    "ensure_weight_tying", "eva_config",   "exclude_modules",
+    "inference_mode", "layers_pattern",  "layers_to_transform", "loftq_config", "lora_dropout",
+    "lora_ga_config", "megatron_config", "megatron_core",       "peft_version", "qalora_group_size",
+    "revision",       "runtime_config",  "target_modules"};
 
 // One scalar of the file: `member` is the key below `key`, where there is one.
 struct Item {
@@ -168,6 +153,10 @@ class Interpreter {
     if (key == "rank_pattern") return TakePattern(item, &config_.rank_pattern);
     if (key == "alpha_pattern") return TakePattern(item, &config_.alpha_pattern);
     if (key == "modules_to_save") return TakeModule(item);
+    if (key == "base_model_name_or_path" || key == "task_type") {
+      (key == "task_type" ? config_.task_type : config_.base_model) = item.text;
+      return absl::OkStatus();
+    }
     if (key == "trainable_token_indices") return TakeToken(item);
     if (key == "init_lora_weights") return TakeInit(item);
     const bool ignored = std::find(kIgnored.begin(), kIgnored.end(), key) != kIgnored.end();

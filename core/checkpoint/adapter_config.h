@@ -26,7 +26,8 @@ struct AdapterConfig {
   std::vector<std::string> modules_to_save;  // ends of modules' names
   // Rows of an embedding that were trained, by the end of its name; "": whichever it is.
   std::vector<std::pair<std::string, std::vector<int64_t>>> token_indices;
-  std::vector<std::string> unknown;  // keys that are set and that this version has never heard of
+  std::string base_model, task_type;  // for those who load it; may be empty
+  std::vector<std::string> unknown;   // keys that are set and that this version has never heard of
 };
 
 // Settings under which a change is no sum of low-rank products (DoRA, activated LoRA, other kinds

@@ -135,6 +135,29 @@ absl::StatusOr<std::vector<TextEdit>> StripModel(absl::string_view model, int64_
   return edits;
 }
 
+// Adds the tokens with ids from `changes.model_from` on to model.vocab.
+absl::StatusOr<std::string> AddToModel(const std::string& text, const TokenChanges& changes) {
+  std::string additions;
+  for (const AddedToken& token : changes.added) {
+    if (token.id < *changes.model_from) continue;
+    absl::StrAppend(&additions, additions.empty() ? "" : ",", JsonText(token.text), ":", token.id);
+  }
+  if (additions.empty()) return text;
+  ASSIGN_OR_RETURN(const std::vector<JsonMember> members, JsonMembers(text));
+  const JsonMember& model = *FindMember(members, "model");
+  const absl::string_view model_text = ValueOf(text, model);
+  ASSIGN_OR_RETURN(const std::vector<JsonMember> parts, JsonMembers(model_text));
+  const JsonMember* const vocabulary = FindMember(parts, "vocab");
+  if (vocabulary == nullptr) return WrongForm("model");
+  const absl::string_view tokens_text = ValueOf(model_text, *vocabulary);
+  ASSIGN_OR_RETURN(const std::vector<JsonMember> tokens, JsonMembers(tokens_text));
+  const JsonMember last = tokens.empty() ? JsonMember() : tokens.back();
+  std::vector<TextEdit> edits;
+  AddEdits({Appended(tokens_text, last.key_begin, last.value_end, additions)},
+           model.value_begin + vocabulary->value_begin, &edits);
+  return Edited(text, std::move(edits));
+}
+
 // added_tokens_decoder: {"0": {...}, ...}.
 absl::StatusOr<std::string> ChangeDecoder(absl::string_view decoder, const TokenChanges& changes) {
   ASSIGN_OR_RETURN(std::vector<JsonMember> members, JsonMembers(decoder));
@@ -178,7 +201,8 @@ absl::StatusOr<std::string> ChangeTokenizer(absl::string_view text, const TokenC
     edits.push_back(
         {model->key_begin, model->key_begin, absl::StrCat("\"added_tokens\": ", list, ", ")});
   }
-  return Edited(text, std::move(edits));
+  std::string changed = Edited(text, std::move(edits));
+  return changes.model_from.has_value() ? AddToModel(changed, changes) : std::move(changed);
 }
 
 absl::StatusOr<std::string> ChangeTokenizerConfig(absl::string_view text,

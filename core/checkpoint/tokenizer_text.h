@@ -16,10 +16,14 @@ namespace orthomerge {
 struct TokenChanges {
   std::optional<int64_t> limit = {};   // ids from here on go, first of all
   std::vector<AddedToken> added = {};  // then come these
+  // Added tokens with ids from here on come into model.vocab, a mapping, too. Transformers numbers
+  // those that stand in the list alone by the size of model.vocab, whatever their ids say, so where
+  // ids have holes they would get others.
+  std::optional<int64_t> model_from = {};
 };
 
-// tokenizer.json: added tokens at the end of its list; what goes also leaves model.vocab, a
-// mapping, and model.merges. kInputCorrupt if the text has another form.
+// tokenizer.json: added tokens at the end of its list; what goes also leaves model.vocab and
+// model.merges. kInputCorrupt if the text has another form.
 absl::StatusOr<std::string> ChangeTokenizer(absl::string_view text, const TokenChanges& changes);
 
 // tokenizer_config.json: the same in added_tokens_decoder, if it has one, and a chat template.

@@ -7,23 +7,73 @@
 #include "core/engine/plan.h"
 #include "core/math/linalg.h"
 #include "core/methods/elements.h"
+#include "core/methods/sweep.h"
 
 namespace orthomerge {
 namespace {
 
+// `variant`: of a sweep, whose parameters at the models count; else null.
 MethodSpec SpecOf(const Recipe& recipe, const std::string& name, const ParameterMap& parameters,
-                  const std::string& device) {
+                  const RecipeVariant* variant, const std::string& device) {
   MethodSpec spec;
   spec.name = name;
   spec.parameters = parameters;
   spec.device = device;
   spec.seed = recipe.seed;
-  for (const RecipeModel& model : recipe.models) {
+  for (size_t k = 0; k < recipe.models.size(); ++k) {
+    const RecipeModel& model = recipe.models[k];
     spec.weights.push_back(model.weight);
     spec.model_names.push_back(model.name);
-    spec.model_parameters.push_back(model.parameters);
+    spec.model_parameters.push_back(variant == nullptr ? model.parameters
+                                                       : variant->model_parameters[k]);
   }
   return spec;
+}
+
+// The first variant before number `v` with the same rounds; -1 if there is none.
+int RoundsOf(const Recipe& recipe, size_t v) {
+  const MethodSchema& schema = *FindMethod(recipe.method);
+  const auto without_last = [&](ParameterMap parameters) {
+    std::erase_if(parameters, [&](const auto& entry) {
+      const ParameterSchema* parameter = schema.Find(entry.first);
+      return parameter != nullptr && parameter->after_rounds;
+    });
+    return parameters;
+  };
+  const RecipeVariant& own = recipe.variants[v];
+  for (size_t u = 0; u < v; ++u) {
+    const RecipeVariant& other = recipe.variants[u];
+    if (without_last(other.parameters) == without_last(own.parameters) &&
+        other.model_parameters == own.model_parameters) {
+      return static_cast<int>(u);
+    }
+  }
+  return -1;
+}
+
+// The recipe's method; of a sweep, all variants of it as one.
+absl::StatusOr<std::unique_ptr<Method>> MethodOf(const MethodMaker& make_method, const Plan& plan,
+                                                 const std::string& device) {
+  const Recipe& recipe = plan.recipe;
+  std::vector<MethodSpec> transforms;
+  for (const RecipeTransform& transform : recipe.transforms) {
+    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, nullptr, device));
+  }
+  if (recipe.variants.empty()) {
+    return make_method(SpecOf(recipe, recipe.method, recipe.parameters, nullptr, device),
+                       transforms);
+  }
+  std::vector<SweepVariant> variants;
+  const std::vector<std::string> models = plan.models();
+  for (size_t v = 0; v < models.size(); ++v) {
+    const RecipeVariant& variant = recipe.variants[v];
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<Method> method,
+        make_method(SpecOf(recipe, recipe.method, variant.parameters, &variant, device),
+                    transforms));
+    variants.push_back({variant.name, models[v], std::move(method), RoundsOf(recipe, v)});
+  }
+  return MakeSweep(std::move(variants));
 }
 
 bool IsPassthrough(const Recipe& recipe) { return absl::EndsWith(recipe.method, "passthrough"); }
@@ -47,6 +97,10 @@ DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
   return dtype;
 }
 
+bool SameBytes(const TensorSource& a, const TensorSource& b) {
+  return a.file == b.file && a.begin == b.begin && a.view == b.view;
+}
+
 bool SameForm(const std::shared_ptr<const SourceForm>& a,
               const std::shared_ptr<const SourceForm>& b) {
   return a == nullptr || b == nullptr ? a == b : a->Describe() == b->Describe();
@@ -59,11 +113,7 @@ void MarkFromBase(const Plan& plan, PlanTensor* tensor) {
   const TensorSource& base = tensor->sources[0];
   for (size_t s = 1; s < tensor->sources.size(); ++s) {
     TensorSource& source = tensor->sources[s];
-    const bool same_bytes =
-        source.file == base.file && source.begin == base.begin && source.view == base.view;
-    const bool sum = source.form != nullptr && source.form->is_sum();
-    source.from_base = same_bytes && (SameForm(source.form, base.form) ||
-                                      (sum && SameForm(source.form->below(), base.form)));
+    source.from_base = IsBase(source, base) || IsOnBase(source, base);
   }
 }
 
@@ -92,16 +142,31 @@ int64_t PlanTensor::row_elements() const {
   return rows == 0 ? 0 : tensor.elements() / rows;
 }
 
+bool IsBase(const TensorSource& source, const TensorSource& base) {
+  return SameBytes(source, base) && SameForm(source.form, base.form);
+}
+
+bool IsOnBase(const TensorSource& source, const TensorSource& base) {
+  return SameBytes(source, base) && source.form != nullptr && source.form->is_sum() &&
+         SameForm(source.form->below(), base.form);
+}
+
 uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64_t count) {
-  if (source.from_base) return 0;
+  if (source.from_base || source.from_side) return 0;
   // Copies count bytes, so that sub-byte dtypes need no care.
   if (tensor.copied()) return static_cast<uint64_t>(count);
   if (source.bits) return static_cast<uint64_t>(count + 7) / 8;
   return static_cast<uint64_t>(count) * BitsOf(source.dtype) / 8;
 }
 
+bool IsWrittenWhole(const PlanTensor& tensor) {
+  if (tensor.copied() || tensor.keep) return false;
+  return tensor.factors.has_value() || tensor.program->access() == Access::kWhole;
+}
+
 int64_t Granule(const PlanTensor& tensor) {
   if (tensor.copied()) return std::max(1, BitsOf(tensor.tensor.dtype) / 8);
+  if (tensor.factors.has_value()) return std::max<int64_t>(1, tensor.tensor.elements());
   switch (tensor.program->access()) {
     case Access::kElement:
       // A mask is read by the byte; it is the last source.
@@ -154,15 +219,13 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
                             Diagnostics* diagnostics) {
   const Recipe& recipe = plan->recipe;
   const bool mergekit = recipe.dialect == Recipe::Dialect::kMergekit;
-  const MethodSpec spec = SpecOf(recipe, recipe.method, recipe.parameters, device);
-  std::vector<MethodSpec> transforms;
-  for (const RecipeTransform& transform : recipe.transforms) {
-    transforms.push_back(SpecOf(recipe, transform.method, transform.parameters, device));
-  }
-  ASSIGN_OR_RETURN(plan->method, make_method(spec, transforms));
+  ASSIGN_OR_RETURN(plan->method, MethodOf(make_method, *plan, device));
   plan->row_factors.assign(plan->origins.size(), 1.0);
   if (!mergekit && plan->method->wants_task_vectors()) {
-    std::copy(spec.weights.rbegin(), spec.weights.rend(), plan->row_factors.rbegin());
+    const size_t first = plan->row_factors.size() - recipe.models.size();
+    for (size_t k = 0; k < recipe.models.size(); ++k) {
+      plan->row_factors[first + k] = recipe.models[k].weight;
+    }
   }
 
   std::vector<size_t> computed;
@@ -176,9 +239,13 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
     const bool plain = tensor.sources[0].form == nullptr && tensor.token_rows == nullptr;
     if (mergeable) {
       tensor.tensor.dtype = OutputDType(recipe, tensor);
-      tensor.tensor.f64 = std::any_of(
-          tensor.sources.begin(), tensor.sources.end(),
-          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
+      // A merged weight less the base's keeps few digits of float32.
+      const bool difference =
+          recipe.output.adapter.has_value() && !plan->method->wants_task_vectors();
+      tensor.tensor.f64 = difference || std::any_of(tensor.sources.begin(), tensor.sources.end(),
+                                                    [](const TensorSource& source) {
+                                                      return source.value_dtype() == DType::kF64;
+                                                    });
       computed.push_back(t);
     } else if (IsIntegral(tensor.sources[0].dtype) && tensor.token_rows == nullptr) {
       MakeCopy(&tensor, mergekit, "copied (integers)");
@@ -232,7 +299,8 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
       if (tensor.token_rows != nullptr) absl::StrAppend(&tensor.what, ", rows by token");
       // A method that does not look at the base does not read it.
       if (tensor.base_source && !plan->method->needs_base_values() &&
-          tensor.token_rows == nullptr) {  // its rows may stand for those of others
+          tensor.token_rows == nullptr &&  // its rows may stand for those of others
+          !recipe.output.adapter.has_value()) {
         tensor.sources.erase(tensor.sources.begin());
         tensor.base_source = false;
       }

@@ -32,6 +32,9 @@ Json ToJson(const Plan& plan) {
   if (!plan.name.empty()) json["name"] = plan.name;
   json["plan_digest"] = plan.digest;
   json["method"] = plan.recipe.method;
+  for (const RecipeVariant& variant : plan.recipe.variants) {
+    json["variants"].push_back(variant.name);
+  }
   if (plan.recipe.output.uri.has_value()) json["output"] = plan.recipe.output.uri->ToString();
   json["numerics"] = plan.numerics;
   json["origins"] = plan.origins;
@@ -95,6 +98,10 @@ std::string DescribePlan(const Plan& plan, bool json) {
   absl::StrAppendFormat(&text, "method          %s (%d models%s)\n", plan.recipe.method,
                         plan.recipe.models.size(),
                         plan.recipe.base.has_value() ? " on a base" : "");
+  if (!plan.recipe.variants.empty()) {
+    absl::StrAppendFormat(&text, "sweep           %d variants, written %d at a time\n",
+                          plan.recipe.variants.size(), plan.memory.files_at_once);
+  }
   absl::StrAppendFormat(&text, "plan            %s\n", plan.digest.substr(0, 16));
   absl::StrAppendFormat(&text, "passes          %d over the inputs\n", plan.passes().size() + 1);
   int pass = 0;

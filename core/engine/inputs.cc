@@ -145,6 +145,9 @@ class InputOpener {
                                                         "model that it changes: MODEL+ADAPTER"
                                                       : "but the base must be a whole model"));
       }
+      if (!recipe_.base.has_value() && recipe_.output.adapter.has_value()) {
+        return ModelInput::MakeDetached(*model->checkpoint, FirstFile(model));
+      }
       if (!recipe_.base.has_value()) {
         return MakeError(
             Reason::kBaseMissing,
@@ -183,6 +186,18 @@ absl::StatusOr<ModelInput> ModelInput::Make(std::shared_ptr<const Checkpoint> ch
   return input;
 }
 
+absl::StatusOr<ModelInput> ModelInput::MakeDetached(const Checkpoint& adapter, int file) {
+  ModelInput input;
+  input.uri_ = adapter.uri();
+  input.adapter_file_ = file;
+  const absl::StatusOr<Adapter> parsed =
+      Adapter::Parse(*adapter.adapter_config(), adapter.tensors());
+  if (!parsed.ok()) return Annotate(parsed.status(), input.uri_.ToString());
+  input.changes_ = parsed->changes();
+  input.adapter_ = parsed->config();
+  return input;
+}
+
 absl::Status ModelInput::Apply(const Checkpoint& adapter, int file, Diagnostics* diagnostics) {
   uri_ = adapter.uri();
   adapter_file_ = file;
@@ -191,6 +206,7 @@ absl::Status ModelInput::Apply(const Checkpoint& adapter, int file, Diagnostics*
                      Adapter::Parse(*adapter.adapter_config(), adapter.tensors()));
     const auto find = [this](absl::string_view name) { return OwnOrTied(name); };
     ASSIGN_OR_RETURN(changes_, parsed.Fit(find, diagnostics));
+    adapter_ = parsed.config();
     for (const TensorChange& change : changes_) {
       const TensorInfo& info = *OwnOrTied(change.tensor);
       if (IsMergeable(info.dtype) || quantisation_->Find(info.name) != nullptr) continue;
@@ -238,10 +254,15 @@ std::optional<InputTensor> ModelInput::Find(absl::string_view name) const {
     tensor.source.form = MakeBlockScaledForm(info->dtype, scales, blocks->columns,
                                              blocks->block_rows, blocks->block_columns);
   }
-  const TensorChange* change = ChangeOf(name);
-  if (change == nullptr) change = ChangeOf(info->name);  // a head that stays tied changes along
-  if (change != nullptr) Change(*change, &tensor);
+  if (const TensorChange* change = ChangeFor(name)) Change(*change, &tensor);
   return tensor;
+}
+
+const TensorChange* ModelInput::ChangeFor(absl::string_view name) const {
+  const TensorChange* change = ChangeOf(name);
+  const TensorInfo* const info = OwnOrTied(name);
+  // A head that stays tied changes along.
+  return change == nullptr && info != nullptr ? ChangeOf(info->name) : change;
 }
 
 const TensorChange* ModelInput::ChangeOf(absl::string_view name) const {
@@ -268,6 +289,17 @@ SideTensor ModelInput::Side(const TensorInfo& info, int64_t rows, int64_t column
   return side;
 }
 
+std::shared_ptr<const SourceForm> ModelInput::LowRank(
+    const LowRankChange& change, DType stored, std::shared_ptr<const SourceForm> below) const {
+  const auto& [a, b, scale, transposed] = change;
+  const int64_t rank = a.shape[0], in = a.elements() / rank, out = b.shape[0];
+  SideTensor left = transposed ? Side(a, rank, in) : Side(b, out, rank);
+  SideTensor right = transposed ? Side(b, out, rank) : Side(a, rank, in);
+  left.transposed = right.transposed = transposed;
+  left.scale = scale;
+  return MakeLowRankForm(std::move(below), stored, left, right);
+}
+
 void ModelInput::Change(const TensorChange& change, InputTensor* tensor) const {
   TensorSource& source = tensor->source;
   if (change.full.has_value()) {
@@ -279,13 +311,7 @@ void ModelInput::Change(const TensorChange& change, InputTensor* tensor) const {
     tensor->bytes = change.full->bytes();
   }
   if (change.low_rank.has_value()) {
-    const auto& [a, b, scale, transposed] = *change.low_rank;
-    const int64_t rank = a.shape[0], in = a.elements() / rank, out = b.shape[0];
-    SideTensor left = transposed ? Side(a, rank, in) : Side(b, out, rank);
-    SideTensor right = transposed ? Side(b, out, rank) : Side(a, rank, in);
-    left.transposed = right.transposed = transposed;
-    left.scale = scale;
-    source.form = MakeLowRankForm(source.form, source.dtype, left, right);
+    source.form = LowRank(*change.low_rank, source.dtype, source.form);
   }
   if (change.added.has_value()) {
     SideTensor added = Side(*change.added, 1, change.added->elements());

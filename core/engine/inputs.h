@@ -33,10 +33,24 @@ class ModelInput {
   // The same with the changes of an adapter, whose file is Plan::inputs[file].
   absl::Status Apply(const Checkpoint& adapter, int file, Diagnostics* diagnostics);
 
+  // An adapter without a base: what it changes, and no tensors.
+  static absl::StatusOr<ModelInput> MakeDetached(const Checkpoint& adapter, int file);
+
   // For messages: the model itself, of an adapter its own place.
   const Uri& uri() const { return uri_; }
   // Whose tensors, config and sidecars it has: of an adapter those of the model that it changes.
   const Checkpoint& checkpoint() const { return *checkpoint_; }
+  int adapter_file() const { return adapter_file_; }  // in Plan::inputs
+  // What an adapter says of itself; null for whole models.
+  const AdapterConfig* adapter() const { return adapter_.has_value() ? &*adapter_ : nullptr; }
+  const std::vector<TensorChange>& changes() const { return changes_; }
+  // What an adapter does to a tensor of the base, or to what stands in for it; null: nothing.
+  const TensorChange* ChangeFor(absl::string_view name) const;
+  // The form of a change, on top of what is below.
+  std::shared_ptr<const SourceForm> LowRank(const LowRankChange& change, DType stored,
+                                            std::shared_ptr<const SourceForm> below) const;
+  // A tensor of the adapter as side data.
+  SideTensor Side(const TensorInfo& info, int64_t rows, int64_t columns) const;
   bool is_quantised() const { return !quantisation_->empty(); }
 
   // The tensors of its own, sorted; heads that are tied to an embedding are not among them.
@@ -50,13 +64,13 @@ class ModelInput {
   const TensorChange* ChangeOf(absl::string_view name) const;
   const TensorInfo* OwnOrTied(absl::string_view name) const;
   void Change(const TensorChange& change, InputTensor* tensor) const;
-  SideTensor Side(const TensorInfo& info, int64_t rows, int64_t columns) const;
 
   Uri uri_;
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::shared_ptr<const Quantisation> quantisation_;
   int first_file_ = 0;
   int adapter_file_ = -1;
+  std::optional<AdapterConfig> adapter_;
   std::vector<TensorChange> changes_;  // sorted by tensor
 };
 

@@ -19,11 +19,20 @@ struct Item {
   uint64_t bytes = 0;
 };
 
-TensorLayout LayoutOf(const Plan& plan, const std::vector<ScalarSpec>& scalars, const Item& item) {
-  if (item.tensor == kScalar) return {scalars[item.sink].name, item.dtype, {}};
-  const OutputTensor& tensor = plan.tensors[item.tensor].tensor;
-  if (!item.bits) return {tensor.name, item.dtype, tensor.shape};
-  return {tensor.name, item.dtype, {static_cast<int64_t>(item.bytes)}};
+// What the item is in the file: one tensor, or two neighbours.
+std::vector<TensorLayout> LayoutsOf(const Plan& plan, const std::vector<ScalarSpec>& scalars,
+                                    const Item& item) {
+  if (item.tensor == kScalar) return {{scalars[item.sink].name, item.dtype, {}}};
+  const PlanTensor& planned = plan.tensors[item.tensor];
+  if (planned.factors.has_value()) {
+    const FactorPair& pair = *planned.factors;
+    return {{pair.a_name, item.dtype, {pair.rank, pair.in}},
+            {pair.b_name, item.dtype, {pair.out, pair.rank}}};
+  }
+  const OutputTensor& tensor = planned.tensor;
+  const std::string& name = planned.written_name.empty() ? tensor.name : planned.written_name;
+  if (!item.bits) return {{name, item.dtype, tensor.shape}};
+  return {{name, item.dtype, {static_cast<int64_t>(item.bytes)}}};
 }
 
 std::vector<std::vector<Item>> Shards(const std::vector<Item>& items, uint64_t max_size) {
@@ -50,6 +59,7 @@ uint64_t AllowedPlace(const Plan& plan, const PlanFile& file, uint64_t place) {
   if (next->tensor == kScalar) return next->end;
   const PlanTensor& tensor = plan.tensors[next->tensor];
   // Any byte of a mask is the start of 8 elements.
+  if (tensor.factors.has_value()) return next->end;
   if (next->bits) return tensor.program->access() == Access::kWhole ? next->end : place;
   const uint64_t granule = tensor.copied()
                                ? static_cast<uint64_t>(Granule(tensor))
@@ -91,7 +101,7 @@ std::string IndexText(const std::map<std::string, std::string>& weight_map, uint
 absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
                             const std::vector<Item>& items) {
   // One file, if that is what the artifact's name says.
-  const bool lone = absl::EndsWith(artifact, ".safetensors");
+  const bool lone = absl::EndsWith(artifact, ".safetensors") || plan->adapter.has_value();
   const std::vector<ScalarSpec> scalars = plan->method->scalars();
   const std::vector<std::vector<Item>> shards =
       lone ? std::vector<std::vector<Item>>{items}
@@ -105,25 +115,35 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
     const std::string name = shards.size() == 1 ? "model.safetensors"
                                                 : absl::StrFormat("model-%05d-of-%05d.safetensors",
                                                                   s + 1, shards.size());
-    file.name = lone ? artifact : folder + name;
+    file.name = plan->adapter.has_value() ? kAdapterFile : lone ? artifact : folder + name;
     std::vector<TensorLayout> layouts;
     std::map<std::string, const Item*> by_name;
     for (const Item& item : shards[s]) {
-      layouts.push_back(LayoutOf(*plan, scalars, item));
-      const std::string& tensor = layouts.back().name;
-      if (!by_name.emplace(tensor, &item).second) {
-        return MakeError(Reason::kUnsupported,
-                         absl::StrCat("a tensor is named ", tensor, ", as is a number that ",
-                                      plan->recipe.method, " writes beside it; rename the tensor"));
+      for (TensorLayout& layout : LayoutsOf(*plan, scalars, item)) {
+        const std::string tensor = layout.name;
+        if (!by_name.emplace(tensor, &item).second) {
+          return MakeError(
+              Reason::kUnsupported,
+              absl::StrCat("a tensor is named ", tensor, ", as is a number that ",
+                           plan->recipe.method, " writes beside it; rename the tensor"));
+        }
+        weight_map[tensor] = name;
+        layouts.push_back(std::move(layout));
       }
-      weight_map[tensor] = name;
     }
     ASSIGN_OR_RETURN(file.header, LayOutSafetensors(&layouts));
     file.size = file.header.size();
     for (const TensorLayout& layout : layouts) {
       const Item& item = *by_name[layout.name];
-      file.placements.push_back(
-          {item.tensor, item.sink, item.dtype, item.bits, layout.begin, layout.end});
+      const bool second = !file.placements.empty() && item.tensor != kScalar &&
+                          plan->tensors[item.tensor].factors.has_value() &&
+                          file.placements.back().tensor == item.tensor;
+      if (second) {
+        file.placements.back().end = layout.end;
+      } else {
+        file.placements.push_back(
+            {item.tensor, item.sink, item.dtype, item.bits, layout.begin, layout.end});
+      }
       file.size = std::max(file.size, layout.end);
       total_size += layout.end - layout.begin;
     }
@@ -145,18 +165,29 @@ absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
 }  // namespace
 
 absl::Status LayOutFiles(Plan* plan) {
+  const std::vector<std::string> models = plan->models();
   std::map<std::string, std::vector<Item>> artifacts;
-  artifacts[""];
+  for (const std::string& model : models) artifacts[model];
   for (size_t t = 0; t < plan->tensors.size(); ++t) {
     const PlanTensor& tensor = plan->tensors[t];
+    if (tensor.left_out) continue;
     if (tensor.copied()) {
-      artifacts[""].push_back(
-          {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
+      for (const std::string& model : models) {
+        artifacts[model].push_back(
+            {static_cast<int>(t), 0, tensor.tensor.dtype, false, tensor.copy_bytes});
+      }
       continue;
     }
-    const std::vector<SinkSpec> sinks = tensor.keep
-                                            ? std::vector<SinkSpec>{{"", tensor.tensor.dtype}}
-                                            : tensor.program->sinks(tensor.tensor);
+    if (tensor.keep) {
+      const auto bits =
+          static_cast<uint64_t>(tensor.tensor.elements()) * BitsOf(tensor.tensor.dtype);
+      for (const std::string& model : models) {
+        artifacts[model].push_back(
+            {static_cast<int>(t), 0, tensor.tensor.dtype, false, (bits + 7) / 8});
+      }
+      continue;
+    }
+    const std::vector<SinkSpec> sinks = tensor.program->sinks(tensor.tensor);
     for (size_t s = 0; s < sinks.size(); ++s) {
       const bool bits = sinks[s].bits;
       if (bits && tensor.program->access() == Access::kRow) {
@@ -164,7 +195,12 @@ absl::Status LayOutFiles(Plan* plan) {
       }
       const DType dtype = bits ? DType::kU8 : sinks[s].dtype;
       const uint64_t width = bits ? 1 : BitsOf(dtype);
-      const uint64_t bytes = (static_cast<uint64_t>(tensor.tensor.elements()) * width + 7) / 8;
+      const uint64_t elements =
+          tensor.factors.has_value()
+              ? static_cast<uint64_t>(tensor.factors->rank *
+                                      (tensor.factors->out + tensor.factors->in))
+              : static_cast<uint64_t>(tensor.tensor.elements());
+      const uint64_t bytes = (elements * width + 7) / 8;
       artifacts[sinks[s].artifact].push_back(
           {static_cast<int>(t), static_cast<int>(s), dtype, bits, bytes});
     }
@@ -190,13 +226,41 @@ void CutWriteTasks(Plan* plan) {
           {static_cast<int>(f), static_cast<int>(p), static_cast<int>(last)});
       p = last;
     }
-    for (const Placement& placement : plan->files[f].placements) {
-      if (placement.tensor == kScalar) continue;
-      const PlanTensor& tensor = plan->tensors[placement.tensor];
-      const int64_t count =
-          tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();
-      for (const TensorSource& source : tensor.sources) {
-        plan->write_bytes_read += SourceBytes(tensor, source, count);
+  }
+}
+
+std::vector<std::vector<int>> AlikeFiles(const Plan& plan) {
+  std::vector<std::vector<int>> alike;
+  std::map<absl::string_view, size_t> known;  // by header, which says what is where
+  for (size_t f = 0; f < plan.files.size(); ++f) {
+    const auto [at, is_new] = known.emplace(plan.files[f].header, alike.size());
+    if (is_new) alike.emplace_back();
+    alike[at->second].push_back(static_cast<int>(f));
+  }
+  return alike;
+}
+
+void GroupWriteTasks(Plan* plan) {
+  std::map<int, std::vector<int>> tasks_of;  // by file
+  for (size_t t = 0; t < plan->write_tasks.size(); ++t) {
+    tasks_of[plan->write_tasks[t].file].push_back(static_cast<int>(t));
+  }
+  const auto at_once = static_cast<size_t>(plan->memory.files_at_once);
+  for (const std::vector<int>& alike : AlikeFiles(*plan)) {
+    for (size_t first = 0; first < alike.size(); first += at_once) {
+      const size_t last = std::min(first + at_once, alike.size());
+      for (size_t t = 0; t < tasks_of[alike[first]].size(); ++t) {
+        std::vector<int>& group = plan->write_groups.emplace_back();
+        for (size_t f = first; f < last; ++f) group.push_back(tasks_of[alike[f]][t]);
+      }
+      for (const Placement& placement : plan->files[alike[first]].placements) {
+        if (placement.tensor == kScalar) continue;
+        const PlanTensor& tensor = plan->tensors[placement.tensor];
+        const int64_t count =
+            tensor.copied() ? static_cast<int64_t>(tensor.copy_bytes) : tensor.tensor.elements();
+        for (const TensorSource& source : tensor.sources) {
+          plan->write_bytes_read += SourceBytes(tensor, source, count);
+        }
       }
     }
   }
@@ -211,7 +275,8 @@ void CutReduceTasks(Plan* plan) {
     uint64_t bytes = 0;
     for (size_t t = 0; t < plan->tensors.size(); ++t) {
       const PlanTensor& tensor = plan->tensors[t];
-      const bool in_memory = round >= plan->first_solve_round && !tensor.streamed;
+      const bool in_memory =
+          round >= plan->first_solve_round && (!tensor.streamed || tensor.left_out);
       if (!TakesPart(tensor, round) || (alone && in_memory)) continue;
       const int64_t elements = tensor.tensor.elements();
       for (const TensorSource& source : tensor.sources) {
@@ -234,7 +299,7 @@ void CutReduceTasks(Plan* plan) {
     plan->reduce_bytes.push_back(bytes);
   }
   for (const PlanTensor& tensor : plan->tensors) {
-    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
     for (const TensorSource& source : tensor.sources) {
       plan->write_bytes_read += SourceBytes(tensor, source, tensor.tensor.elements());
     }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint/strided_view.h"
+#include "core/engine/factors.h"
 #include "core/engine/plan.h"
 #include "core/engine/side_data.h"
 #include "core/engine/stack.h"
@@ -27,6 +28,7 @@ struct Demand {
   uint64_t whole = 0;         // largest whole-tensor program, everything but its part
   std::string whole_name;
   uint64_t part = 0;        // largest part
+  int alike = 1;            // most files of equal layout
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
   uint64_t strided = 0;     // to gather a strided tensor, per thread
@@ -104,10 +106,11 @@ Demand Measure(const Plan& plan) {
       widest = std::max<uint64_t>(widest, BitsOf(source.dtype) / 8);
       all += BitsOf(source.dtype) / 8;
     }
-    if (!tensor.keep && tensor.program->access() == Access::kWhole) {
-      const uint64_t whole =
-          elements * (all + rows * width + 1) +
+    if (IsWrittenWhole(tensor)) {
+      const auto program =
           static_cast<uint64_t>(tensor.program->working_bytes(tensor.tensor.elements()));
+      const uint64_t factors = tensor.factors.has_value() ? FactorWorkingBytes(tensor) : 0;
+      const uint64_t whole = elements * (all + rows * width + 1) + std::max(program, factors);
       if (whole > demand.whole) {
         demand.whole = whole;
         demand.whole_name = tensor.tensor.name;
@@ -139,6 +142,9 @@ Demand Measure(const Plan& plan) {
   for (const PlanFile& file : plan.files) {
     for (const Part& part : file.parts) demand.part = std::max(demand.part, part.end - part.begin);
     demand.fixed += file.header.size();
+  }
+  for (const std::vector<int>& alike : AlikeFiles(plan)) {
+    demand.alike = std::max(demand.alike, static_cast<int>(alike.size()));
   }
   uint64_t ordered = 0;
   for (size_t r = 0; r < plan.rounds.size(); ++r) {
@@ -172,7 +178,8 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
     const uint64_t chunk = std::max(memory.chunk, piece) * demand.sources;
     return (chunk + chunk / 4 + demand.strided) * static_cast<uint64_t>(1 + memory.read_ahead);
   };
-  const uint64_t parts = demand.part * static_cast<uint64_t>(1 + memory.upload_slots);
+  const uint64_t parts = demand.part * static_cast<uint64_t>(memory.files_at_once) *
+                         static_cast<uint64_t>(1 + memory.upload_slots);
   const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;
   const uint64_t reduce =
       chunks(demand.reduce_piece) + demand.regions + demand.counters + demand.leaf_lanes;
@@ -246,9 +253,15 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   }
   const uint64_t smallest = memory.smallest;  // what is left when no choice fits
   bool fits = false;
-  for (int threads = std::max(1, options.threads); threads > 0 && !fits; --threads) {
+  std::vector<std::pair<int, int>> shares;  // threads, files at once
+  for (int threads = std::max(1, options.threads); threads > 0; --threads) {
+    for (int files = demand.alike; files > 0; files /= 2) shares.emplace_back(threads, files);
+  }
+  for (size_t i = 0; i < shares.size() && !fits; ++i) {
+    const auto [threads, files_at_once] = shares[i];
     for (MemoryPlan choice : Choices(*plan, options)) {
       choice.threads = threads;
+      choice.files_at_once = files_at_once;
       // Threads that meet in one tensor share its side data; only one tensor at a time must fit.
       choice.side_pool = std::min(demand.all_side, demand.side * static_cast<uint64_t>(threads));
       fits = Peak(demand, choice) <= options.memory_budget;
@@ -266,7 +279,7 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   const uint64_t left = options.memory_budget - memory.peak;
   uint64_t largest = 0;
   for (PlanTensor& tensor : plan->tensors) {
-    if (!IsSolvedInMemory(*plan, tensor)) continue;
+    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
     const uint64_t bytes = SolveBytes(*plan, tensor);
     tensor.streamed = bytes > left;
     if (!tensor.streamed) largest = std::max(largest, bytes);

@@ -16,7 +16,8 @@ namespace {
 constexpr uint64_t kMaxProvenance = 64 * kMiB;
 
 bool IsCommitObject(absl::string_view name) {
-  return name == "model.safetensors" || name == "model.safetensors.index.json";
+  return name == "model.safetensors" || name == "model.safetensors.index.json" ||
+         name == kAdapterFile || name == kVariantsFile;
 }
 
 // An output needs a name: beside it, under that name, lies its work area.
@@ -30,7 +31,7 @@ absl::Status CheckName(const Uri& output) {
 // Folders that an output itself may have.
 bool IsArtifact(absl::string_view folder) {
   const absl::string_view first = folder.substr(0, folder.find('/'));
-  return first == "masks" || first == "tasks" || first == "adapter";
+  return first == "masks" || first == "tasks" || first == "adapter" || first == "variants";
 }
 
 // The objects below an output, and which of them belong to another output in a folder below it: one

@@ -18,13 +18,17 @@ class Builder {
  public:
   Builder(const ModelTokens& first, OutputVocabulary* result) : first_(first), result_(*result) {
     const Vocabulary& vocabulary = *first.vocabulary;
+    int64_t tokens = 0;
     for (size_t i = 0; i < vocabulary.size() && vocabulary.id(i) < first.limit; ++i) {
+      ++tokens;
       // Of several tokens with one id the first one stands for its row.
       if (vocabulary.id(i) < next_) continue;
       result_.tokens.push_back({std::string(vocabulary.text(i)), vocabulary.id(i)});
       next_ = vocabulary.id(i) + 1;
     }
     if (vocabulary.highest_id() >= first.limit) result_.changes.limit = first.limit;
+    // A list of pieces has no holes.
+    if (tokens != next_ && vocabulary.kind() != "Unigram") result_.changes.model_from = next_;
   }
 
   bool Has(absl::string_view text) const {

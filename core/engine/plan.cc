@@ -31,6 +31,16 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
+// What recipes can say and the engine cannot do.
+void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
+  if (recipe.output.adapter.has_value() && recipe.dialect == Recipe::Dialect::kMergekit) {
+    diagnostics->Error(Reason::kUnsupported,
+                       "an adapter as the output of a mergekit recipe is not supported by this "
+                       "version; write the recipe in the native form (`method`)",
+                       "output.adapter");
+  }
+}
+
 // config.json and sidecars come from the base, without one from the first model. Those of a
 // tokenizer that the recipe asks for are planned already.
 absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
@@ -64,6 +74,28 @@ absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
     plan->planning_bytes = tokenizer->bytes();
   }
   return absl::OkStatus();
+}
+
+// Every variant has the blobs from `first` on; what is in which folder is told beside them.
+void AddVariants(size_t first, Plan* plan) {
+  const std::vector<PlanBlob> shared(plan->blobs.begin() + static_cast<std::ptrdiff_t>(first),
+                                     plan->blobs.end());
+  plan->blobs.resize(first);
+  const std::vector<std::string> models = plan->models();
+  nlohmann::ordered_json variants = nlohmann::ordered_json::array();
+  const nlohmann::json recipe = nlohmann::json::parse(plan->recipe.ToJson(), nullptr, false);
+  for (size_t v = 0; v < models.size(); ++v) {
+    for (PlanBlob blob : shared) {
+      blob.name = absl::StrCat(models[v], "/", blob.name);
+      plan->blobs.push_back(std::move(blob));
+    }
+    variants.push_back({{"name", plan->recipe.variants[v].name},
+                        {"folder", models[v]},
+                        {"parameters", recipe["sweep"][v]["parameters"]}});
+  }
+  plan->index = nlohmann::ordered_json{{"variants", std::move(variants)}}.dump(
+                    2, ' ', false, nlohmann::json::error_handler_t::replace) +
+                "\n";
 }
 
 std::string DigestOf(const RowMap& rows) {
@@ -120,6 +152,15 @@ uint64_t Plan::total_bytes() const {
   return total;
 }
 
+std::vector<std::string> Plan::models() const {
+  std::vector<std::string> models;
+  for (const RecipeVariant& variant : recipe.variants) {
+    models.push_back(absl::StrCat("variants/", variant.name));
+  }
+  if (models.empty()) models.emplace_back();
+  return models;
+}
+
 uint64_t Plan::spool_bytes() const {
   uint64_t total = 0;
   for (const auto& plan : intermediates) total += plan->output_bytes;
@@ -170,6 +211,10 @@ InputFile Plan::Located(const InputFile& input) const {
 const std::string& Plan::commit_name() const {
   static const std::string index = "model.safetensors.index.json";
   static const std::string single = "model.safetensors";
+  static const std::string adapter = kAdapterFile;
+  static const std::string variants = kVariantsFile;
+  if (this->adapter.has_value()) return adapter;
+  if (!recipe.variants.empty()) return variants;
   return this->index.empty() ? single : index;
 }
 
@@ -200,6 +245,8 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     diagnostics->Add(device.status());
     return device.status();
   }
+  RefuseWhatIsNotThereYet(recipe, diagnostics);
+  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,
@@ -210,8 +257,12 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   ASSIGN_OR_RETURN(
       const std::unique_ptr<PlannedTokenizer> tokenizer,
       PlannedTokenizer::Make(storage, recipe, inputs, plan->origins, call, diagnostics));
-  RETURN_IF_ERROR(
-      MatchTensors(plan.get(), inputs, recipe.base.has_value(), tokenizer.get(), diagnostics));
+  if (recipe.output.adapter.has_value() && !recipe.base.has_value()) {
+    RETURN_IF_ERROR(MatchAdapters(plan.get(), inputs, diagnostics));
+  } else {
+    RETURN_IF_ERROR(
+        MatchTensors(plan.get(), inputs, recipe.base.has_value(), tokenizer.get(), diagnostics));
+  }
   if (recipe.mask.has_value()) {
     const absl::StatusOr<Checkpoint> mask = Checkpoint::Open(
         storage.Of(*recipe.mask), *recipe.mask, call, diagnostics, {options.header_cache});
@@ -228,9 +279,20 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     return compiled;
   }
   RETURN_IF_ERROR(call.Check());
+  if (recipe.output.adapter.has_value()) {
+    const absl::Status adapted = PlanAdapter(inputs, *device, plan.get(), diagnostics);
+    if (!adapted.ok()) {
+      if (!diagnostics->has_errors()) diagnostics->Add(adapted, "output.adapter");
+      return adapted;
+    }
+  }
   RETURN_IF_ERROR(LayOutFiles(plan.get()));
   CutWriteTasks(plan.get());
-  RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+  if (!recipe.output.adapter.has_value()) {
+    const size_t own = plan->blobs.size();
+    RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+    if (!recipe.variants.empty()) AddVariants(own, plan.get());
+  }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);
   for (const InputFile& input : plan->inputs) {
     const bool spooled = input.uri.scheme == Uri::Scheme::kStage;
@@ -246,6 +308,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     return fits;
   }
   CutReduceTasks(plan.get());
+  GroupWriteTasks(plan.get());
   for (const Diagnostic& item : diagnostics->items()) plan->warnings.push_back(item);
   return plan;
 }

@@ -17,6 +17,7 @@
 #include "core/engine/source_form.h"
 #include "core/engine/token_rows.h"
 #include "core/math/kernels.h"
+#include "core/math/linalg.h"
 #include "core/methods/method.h"
 #include "core/recipe/recipe.h"
 
@@ -35,9 +36,20 @@ struct TensorSource {
   bool from_base = false;
   // Rows of embeddings: which row of the bytes is row i of the tensor (row_map.h).
   std::shared_ptr<const RowMap> rows = nullptr;
-  bool bits = false;  // a mask as SinkSpec::bits writes it; the row holds 0 and 1
+  bool from_side = false;  // `form` makes the row of side data alone: no bytes are read
+  bool bits = false;       // a mask as SinkSpec::bits writes it; the row holds 0 and 1
 
   DType value_dtype() const { return form == nullptr ? dtype : form->dtype(); }
+};
+
+// Adapters as output: a matrix W of the model is written as what is added to it, as B A.
+struct FactorPair {
+  int64_t rank = 0;
+  int64_t out = 0, in = 0;     // B is [out, rank], A is [rank, in]
+  bool transposed = false;     // W is [in, out]
+  std::string a_name, b_name;  // neighbours in the file
+  bool base_is_zero = false;   // what the program emits is the change alone
+  std::string module;
 };
 
 struct PlanTensor {
@@ -53,7 +65,10 @@ struct PlanTensor {
   // Embeddings whose rows follow a new vocabulary: every source has `rows`, and this says what
   // stands for those that it lacks. Null otherwise.
   std::shared_ptr<const TokenRows> token_rows = nullptr;
-  std::string what;  // for people: what happens to it
+  std::optional<FactorPair> factors;  // what is written for it, computed as a whole
+  std::string written_name;           // in the output; empty: the tensor's name
+  bool left_out = false;              // has a part in rounds only, and no place in the output
+  std::string what;                   // for people: what happens to it
 
   bool copied() const { return program == nullptr; }
   int64_t row_elements() const;  // elements of a row of the first axis
@@ -71,13 +86,19 @@ struct Placement {
 
 constexpr int kScalar = -1;
 
+// Of a sweep: what is in which folder. Its appearance publishes all models.
+constexpr char kVariantsFile[] = "variants.json";
+
+// Of an adapter as output.
+constexpr char kAdapterFile[] = "adapter/adapter_model.safetensors";
+
 struct Part {
   uint64_t begin = 0;
   uint64_t end = 0;
 };
 
 struct PlanFile {
-  std::string artifact;  // "": the merged model
+  std::string artifact;  // "": the merged model; of a sweep one of Plan::models()
   std::string name;      // relative to the output
   std::string header;    // the file's first bytes
   uint64_t size = 0;
@@ -85,7 +106,7 @@ struct PlanFile {
   std::vector<Part> parts;            // they tile the file
 };
 
-// Consecutive parts of one file.
+// Consecutive parts of one file. Its result does not depend on what is written beside it.
 struct WriteTask {
   int file = 0;
   int first_part = 0;
@@ -117,11 +138,27 @@ struct MemoryPlan {
   uint64_t chunk = 0;          // bytes per read and source
   int read_ahead = 0;          // further chunks in flight per thread (remote storage)
   int upload_slots = 0;        // further parts in flight per thread (remote storage)
+  int files_at_once = 1;       // files of equal layout that are written from the same reads
   uint64_t peak = 0;           // estimate, bytes above the idle process
   uint64_t smallest = 0;       // smallest budget that works
   std::string largest_tensor;  // the whole-tensor program that decides `smallest`, if one does
   uint64_t solve_pool = 0;     // for tensors that are solved in memory, all threads together
   uint64_t side_pool = 0;      // for side data (side_data.h), all threads together
+};
+
+// How a module's factors came about.
+struct AdapterModule {
+  std::string name;
+  int64_t rank = 0;
+  double alpha = 0;
+  int tensor = -1;  // index of the tensor that is decomposed; -1: factors of adapters put together
+};
+
+// The adapter that is written in place of a model.
+struct AdapterPlan {
+  std::vector<AdapterModule> modules;      // sorted by name
+  std::vector<std::string> saved_modules;  // written in full, sorted
+  const DenseAlgebra* algebra = nullptr;   // where a tensor is decomposed
 };
 
 class Plan {
@@ -134,10 +171,13 @@ class Plan {
   std::vector<double> row_factors;  // per origin: the weight that multiplies its task vector
   std::vector<PlanFile> files;      // root first, each artifact's shards in order
   std::vector<PlanBlob> blobs;      // config, sidecars, indexes but the root's
-  std::string index;                // the root's index; empty with one file
+  std::string index;  // the root's index; empty with one file; of a sweep kVariantsFile
   std::vector<Round> rounds;
   std::vector<std::vector<ReduceTask>> reduce_tasks;  // per round
   std::vector<WriteTask> write_tasks;
+  // Tasks that are carried out together, part by part: the same places in files of equal layout.
+  std::vector<std::vector<int>> write_groups;
+  std::optional<AdapterPlan> adapter;
   std::string numerics;  // numerics class
   std::string digest;    // SHA-256, hexadecimal
   bool remote_inputs = false;
@@ -160,6 +200,8 @@ class Plan {
 
   // With intermediates, but for passes().
   uint64_t total_bytes() const;  // read and written by all stages
+  // The artifacts that are merged models: "" alone, or one folder per variant.
+  std::vector<std::string> models() const;
   uint64_t spool_bytes() const;  // of all intermediates
   uint64_t peak_memory() const;  // of the most demanding recipe
   uint64_t smallest_budget() const;
@@ -187,6 +229,13 @@ uint64_t SourceBytes(const PlanTensor& tensor, const TensorSource& source, int64
 // The places of `tensor` at which a region may start: every so many elements.
 int64_t Granule(const PlanTensor& tensor);
 
+// Whether the source's values are the base's own, or the base's with something added to them.
+bool IsBase(const TensorSource& source, const TensorSource& base);
+bool IsOnBase(const TensorSource& source, const TensorSource& base);
+
+// Whether the tensor is written from one region with all of it.
+bool IsWrittenWhole(const PlanTensor& tensor);
+
 // Of Accumulate: regions are multiples of this many elements, leaves too.
 int64_t RegionGranule(const PlanTensor& tensor);
 // Elements of a leaf, whose partial is one number per lane: about kLeafElements.
@@ -208,12 +257,21 @@ absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, boo
                           PlannedTokenizer* tokenizer, Diagnostics* diagnostics);  // match.cc
 // Gives every tensor that `mask` has one for its mask as the last source.
 absl::Status AddMask(Plan* plan, const Checkpoint& mask, Diagnostics* diagnostics);  // rebuild.cc
+// In place of MatchTensors where there is no base: tensors of what the adapters add to any base.
+absl::Status MatchAdapters(Plan* plan, const std::vector<ModelInput>& inputs,
+                           Diagnostics* diagnostics);  // adapter_match.cc
+// Turns compiled tensors into those of the adapter's file.
+absl::Status PlanAdapter(const std::vector<ModelInput>& inputs, const std::string& device,
+                         Plan* plan, Diagnostics* diagnostics);  // adapter_output.cc
 absl::Status CompileTensors(const MethodMaker& make_method, const std::string& device, Plan* plan,
                             Diagnostics* diagnostics);             // compile.cc
 absl::Status LayOutFiles(Plan* plan);                              // layout.cc
 void CutWriteTasks(Plan* plan);                                    // layout.cc
 absl::Status FitMemory(Plan* plan, const EngineOptions& options);  // memory.cc
 void CutReduceTasks(Plan* plan);                                   // layout.cc
+// Files of equal layout, which can be written together: each file stands in one of the lists.
+std::vector<std::vector<int>> AlikeFiles(const Plan& plan);  // layout.cc
+void GroupWriteTasks(Plan* plan);                            // layout.cc
 
 // Parts and tasks of about these sizes; tests make them smaller.
 constexpr uint64_t kPartBytes = 8 * kMiB;

@@ -168,7 +168,7 @@ class TensorResults : public Results {
     absl::StatusOr<std::vector<double>> values =
         tensor.program->SolveTensor(round_, {sums, complete.counters}, solved_);
     if (!values.ok()) return Annotate(values.status(), tensor.tensor.name);
-    solved_.rounds[round_].tensors[tensor.tensor.index] = *std::move(values);
+    tensor.program->KeepSolved(round_, tensor.tensor.index, *std::move(values), &solved_);
     return true;
   }
 

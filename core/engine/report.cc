@@ -1,6 +1,7 @@
 #include "core/engine/report.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -83,6 +84,38 @@ void AddOrigin(const Plan& plan, Json* json) {
   (*json)["inputs"] = std::move(inputs);
 }
 
+// What became of every module, and how much the factors lost.
+Json AdapterJson(const Plan& plan, const FactorErrors& errors, std::vector<std::string>* warnings) {
+  Json json, modules = Json::array();
+  size_t joined = 0;
+  double change = 0, error = 0;
+  for (const AdapterModule& module : plan.adapter->modules) {
+    Json item = {{"module", module.name}, {"rank", module.rank}};
+    if (module.tensor < 0) {
+      ++joined;
+      item["how"] = "exact";
+      item["relative_error"] = 0.0;
+    } else {
+      const auto [own_change, own_error] = errors.at(module.tensor);
+      change += own_change;
+      error += own_error;
+      item["how"] = "decomposed";
+      item["relative_error"] = own_change > 0 ? std::sqrt(own_error / own_change) : 0.0;
+    }
+    if (modules.size() < kListedTensors) modules.push_back(std::move(item));
+  }
+  json["exact"] = joined;
+  json["decomposed"] = plan.adapter->modules.size() - joined;
+  json["in_full"] = plan.adapter->saved_modules;
+  // Over what was decomposed; what is put together or written in full loses nothing.
+  json["relative_error"] = change > 0 ? std::sqrt(error / change) : 0.0;
+  json["modules"] = std::move(modules);
+  if (joined == 0 && change == 0 && plan.adapter->saved_modules.empty()) {
+    warnings->push_back("the adapter changes nothing: the models equal the base");
+  }
+  return json;
+}
+
 }  // namespace
 
 std::string FileDigest(const std::vector<std::string>& part_digests) {
@@ -108,6 +141,9 @@ std::string ReportJson(const Plan& plan, const RunFacts& facts,
   plan.method->Report(*facts.solved, &method);
   for (auto& [key, value] : method.values.items()) report[key] = value;
   warnings->insert(warnings->end(), method.warnings.begin(), method.warnings.end());
+  if (plan.adapter.has_value()) {
+    report["adapter"] = AdapterJson(plan, facts.written->factors, warnings);
+  }
   report["nonfinite"] = NonFinite(plan, facts.written->nonfinite, warnings);
   Json stages = Json::array();
   for (const StageResult& stage : facts.stages) {

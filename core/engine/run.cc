@@ -256,12 +256,7 @@ class Run {
   absl::Status RunStages() {
     SideData side_data(storage_, plan_, call_, &traffic_);
     const StageContext context{storage_, plan_, *work_area_, call_, &traffic_, side_data};
-    Solved solved;
-    solved.rounds.resize(plan_.rounds.size());
-    for (size_t r = 0; r < plan_.rounds.size(); ++r) {
-      if (plan_.rounds[r].group != Round::Group::kTensor) continue;
-      solved.rounds[r].tensors.resize(plan_.tensors.size());
-    }
+    Solved solved = plan_.method->MakeSolved(plan_.tensors.size());
     const std::vector<int> passes = plan_.passes();
     for (size_t p = 0; p < passes.size(); ++p) {
       progress_.SetStage(stage_names_[p]);

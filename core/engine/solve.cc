@@ -109,7 +109,7 @@ absl::Status TensorSolver::SolveNow(const PlanTensor& tensor, Memory* memory) {
     absl::StatusOr<std::vector<double>> values =
         tensor.program->SolveTensor(round, {sums, reducer.counters()}, *solved_);
     if (!values.ok()) return Annotate(values.status(), tensor.tensor.name);
-    solved_->rounds[round].tensors[tensor.tensor.index] = *std::move(values);
+    tensor.program->KeepSolved(round, tensor.tensor.index, *std::move(values), solved_);
   }
   return absl::OkStatus();
 }

@@ -185,6 +185,48 @@ class ReplacedRowsForm final : public FormWith<ReplacedRowsForm> {
   std::vector<std::pair<int64_t, int64_t>> places_;  // row of the tensor, of the side; sorted
 };
 
+class JoinedForm final : public FormWith<JoinedForm> {
+ public:
+  JoinedForm(const std::vector<SideTensor>& parts, bool side_by_side)
+      : FormWith(nullptr, parts[0].dtype), side_by_side_(side_by_side) {
+    for (const SideTensor& part : parts) {
+      AddSide(part);
+      dtype_ = Promote(dtype_, part.dtype);
+      columns_ = side_by_side ? columns_ + part.columns : part.columns;
+    }
+  }
+
+  DType dtype() const override { return dtype_; }
+
+  template <class T>
+  void Fill(const FormInput& input, T* row) const {
+    ForEachRow(input, columns_, [&](int64_t i, int64_t column, int64_t offset, int64_t count) {
+      int64_t first = 0;  // column, or row, at which the part begins
+      for (size_t p = 0; p < side().size() && count > 0; ++p) {
+        const SideTensor& part = side()[p];
+        const T* const values = static_cast<const T*>(input.side[p]);
+        const int64_t at = (side_by_side_ ? column : i) - first;
+        first += side_by_side_ ? part.columns : part.rows;
+        if (at >= (side_by_side_ ? part.columns : part.rows)) continue;
+        const int64_t n = side_by_side_ ? std::min(count, part.columns - at) : count;
+        const T* const from =
+            values + (side_by_side_ ? i * part.columns + at : at * part.columns + column);
+        std::copy(from, from + n, row + offset);
+        column += n;
+        offset += n;
+        count -= n;
+      }
+    });
+  }
+
+ private:
+  std::string kind() const override { return side_by_side_ ? "side by side" : "stacked"; }
+
+  const bool side_by_side_;
+  DType dtype_ = DType::kF32;
+  int64_t columns_ = 0;
+};
+
 // Values of all 256 codes. Without infinities (E4M3) the largest exponent holds numbers, too, and
 // only the largest code of each sign is NaN.
 std::array<float, 256> DecodeTable(DType dtype) {
@@ -304,6 +346,11 @@ std::shared_ptr<const SourceForm> MakeLowRankForm(std::shared_ptr<const SourceFo
 std::shared_ptr<const SourceForm> MakeAddedForm(std::shared_ptr<const SourceForm> below,
                                                 DType stored, SideTensor added) {
   return std::make_shared<AddedForm>(std::move(below), stored, added);
+}
+
+std::shared_ptr<const SourceForm> MakeJoinedForm(const std::vector<SideTensor>& parts,
+                                                 bool side_by_side) {
+  return std::make_shared<JoinedForm>(parts, side_by_side);
 }
 
 std::shared_ptr<const SourceForm> MakeReplacedRowsForm(std::shared_ptr<const SourceForm> below,

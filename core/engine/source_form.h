@@ -97,6 +97,11 @@ std::shared_ptr<const SourceForm> MakeLowRankForm(std::shared_ptr<const SourceFo
 std::shared_ptr<const SourceForm> MakeAddedForm(std::shared_ptr<const SourceForm> below,
                                                 DType stored, SideTensor added);
 
+// Nothing but its parts: one below the other, `columns` wide, or beside each other (all of the same
+// number of rows). Needs no bytes of a source.
+std::shared_ptr<const SourceForm> MakeJoinedForm(const std::vector<SideTensor>& parts,
+                                                 bool side_by_side);
+
 // Row indices[i] of the tensor is row i of `rows`.
 std::shared_ptr<const SourceForm> MakeReplacedRowsForm(std::shared_ptr<const SourceForm> below,
                                                        DType stored, SideTensor rows,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "core/engine/side_data.h"
@@ -156,6 +157,10 @@ const Region& Stack::Build(const Plan& plan, const PlanTensor& tensor, int64_t f
     BuildAs<float>(plan, tensor, bytes, use, nonfinite);
   }
   return region_;
+}
+
+void Stack::ClearBase() {
+  if (region_.base != nullptr) std::memset(rows_.Get(0), 0, row_bytes_);  // the first row
 }
 
 absl::Span<void* const> Stack::Sinks(size_t sinks) {

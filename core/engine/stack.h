@@ -41,6 +41,8 @@ class Stack {
   // has them. `nonfinite`, if not null, has a count per source added to.
   const Region& Build(const Plan& plan, const PlanTensor& tensor, int64_t first, int64_t count,
                       absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite);
+  // Makes the base of the region just built 0.
+  void ClearBase();
   // Rows of the working dtype for the sinks of the region just built.
   absl::Span<void* const> Sinks(size_t sinks);
   void Release();

@@ -33,10 +33,14 @@ constexpr int kOverflow = -1;
 // Non-finite elements by (tensor, source origin or kOverflow).
 using NonFiniteCounts = std::map<std::pair<int, int>, int64_t>;
 
+// Of tensors that are written as factors: squared norms of the change and of what is lost of it.
+using FactorErrors = std::map<int, std::pair<double, double>>;
+
 struct WriteResult {
   std::vector<std::vector<std::string>> tags;     // [file][part]
   std::vector<std::vector<std::string>> digests;  // [file][part]: XXH3 of the part's bytes
   NonFiniteCounts nonfinite;
+  FactorErrors factors;
 };
 
 // Runs the write tasks that have no result yet. Tensors that are solved in memory are solved on the

@@ -114,9 +114,10 @@ absl::Status ReadRowsOf(const TensorSource& source, const RangeReader& read_rang
 
 absl::Status ReadInto(Storage& storage, const Plan& plan, const Read& read, const CallOptions& call,
                       Traffic* traffic, Chunk* chunk) {
+  const size_t size = read.end - read.begin;
+  if (size == 0) return absl::OkStatus();
   const InputFile input = plan.Located(plan.inputs[read.file]);
   ASSIGN_OR_RETURN(ObjectStore * store, storage.For(input.uri, StorageAccess::kRead));
-  const size_t size = read.end - read.begin;
   const auto read_range = [&](uint64_t begin, absl::Span<char> out) {
     return store->Read(input.uri, begin, out, input.etag, call);
   };

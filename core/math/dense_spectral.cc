@@ -272,4 +272,22 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
   return u.mul(largest.sign());
 }
 
+at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
+  const bool wide = tasks.m() <= tasks.n();
+  const at::Tensor matrix = wide ? tasks.Wide(0) : tasks.Wide(0).t();
+  // Eigenvalues ascend. Projecting on the vectors needs no quotient by small singular values.
+  at::Tensor u =
+      std::get<1>(at::linalg_eigh(Gram(matrix.t()))).narrow(1, matrix.size(0) - rank, rank).flip(1);
+  at::Tensor rest = at::mm(u.t(), matrix);  // diag(s) V^T
+  const at::Tensor& left = wide ? u : rest.t();
+  const at::Tensor largest = left.gather(0, left.abs().argmax(0, /*keepdim=*/true));
+  // 0 where the whole row is, which then has no sign either.
+  const at::Tensor root = rest.norm(2, 1).sqrt_();
+  const at::Tensor sign = largest.sign().squeeze(0);
+  u = u.mul(root.mul(sign));
+  rest = rest.mul(sign.div(root.masked_fill(root.eq(0), 1)).unsqueeze(1));
+  return wide ? at::cat({u.flatten(), rest.flatten()})
+              : at::cat({rest.t().flatten(), u.t().flatten()});
+}
+
 }  // namespace orthomerge

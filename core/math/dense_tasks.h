@@ -47,6 +47,8 @@ at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent);
 at::Tensor SolveDoge(const DeviceTasks& tasks, const DogeProblem& problem);
 // U, m x rank.
 at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest);
+// P and Q, one after the other.
+at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank);
 
 // What they are made of, for float64 matrices.
 

@@ -102,6 +102,11 @@ class TorchAlgebra : public DenseAlgebra {
     return rank;
   }
 
+  absl::Status Truncate(const TaskMatrices& task, int64_t rank, double* factors) const override {
+    return Compute("truncation", task.m, task.n, factors,
+                   [&] { return TruncatedFactors(DeviceTasks(task, device_), rank); });
+  }
+
   absl::Status Multiply(const double* a, const double* b, int64_t m, int64_t k, int64_t n,
                         double* product) const override {
     return Compute("product", m, n, product, [&] {

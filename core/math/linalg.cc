@@ -109,6 +109,11 @@ int64_t DogeWorkingBytes(int64_t m, int64_t n) {
   return std::max(before, steps) + (int64_t{1} << 20);
 }
 
+int64_t TruncateWorkingBytes(int64_t m, int64_t n, int64_t rank) {
+  const int64_t r = std::min(m, n);
+  return 8 * (m * n + 6 * r * r + 3 * rank * (m + n)) + (int64_t{1} << 20);
+}
+
 int64_t AlignWorkingBytes(int64_t m, int64_t n, int64_t tasks) {
   const int64_t all = tasks * n;
   if (all < m) return 8 * (4 * m * all + 9 * all * all + 2 * m * n);

@@ -85,6 +85,13 @@ class DenseAlgebra {
   virtual absl::StatusOr<int64_t> Align(const TaskMatrices& tasks, double smallest,
                                         double* basis) const = 0;
 
+  // The best approximation of the one task by matrices of rank `rank` <= r: `factors` becomes P,
+  // m x rank, and then Q, rank x n, with task ~ P Q and the root of every singular value in either.
+  // Singular vectors as far as the eigenvectors of the smaller Gram matrix tell them: what is
+  // lost is below 1e-7 of the largest singular value. The largest entry of each column of P is
+  // positive.
+  virtual absl::Status Truncate(const TaskMatrices& task, int64_t rank, double* factors) const = 0;
+
   // a b for row-major a, m x k, and b, k x n.
   virtual absl::Status Multiply(const double* a, const double* b, int64_t m, int64_t k, int64_t n,
                                 double* product) const = 0;
@@ -95,6 +102,7 @@ int64_t IsoCtsWorkingBytes(int64_t m, int64_t n);
 int64_t TsvMWorkingBytes(int64_t m, int64_t n);
 int64_t WudiWorkingBytes(int64_t m, int64_t n, bool f64);
 int64_t DogeWorkingBytes(int64_t m, int64_t n);
+int64_t TruncateWorkingBytes(int64_t m, int64_t n, int64_t rank);
 int64_t AlignWorkingBytes(int64_t m, int64_t n, int64_t tasks);
 
 // The devices of this host: "cpu", and "cuda:0", "cuda:1", ... for each GPU that LibTorch finds.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/methods/elements.h"
+#include "core/methods/linear.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {
@@ -11,9 +12,9 @@ namespace {
 
 class Average : public Method {
  public:
-  explicit Average(const MethodSpec& spec) : parameters_(spec.parameters), c_(spec.weights) {
-    const double sum = std::accumulate(c_.begin(), c_.end(), 0.0);
-    for (double& weight : c_) weight /= sum;
+  explicit Average(const MethodSpec& spec)
+      : parameters_(spec.parameters), c_(LinearCoefficients(spec)) {
+    const double sum = std::accumulate(spec.weights.begin(), spec.weights.end(), 0.0);
     zero_sum_ = !(std::abs(sum) > 1e-12);
   }
 
@@ -32,7 +33,7 @@ class Average : public Method {
 
  private:
   const ParameterMap parameters_;
-  std::vector<double> c_;
+  const std::vector<double> c_;
   bool zero_sum_ = false;
 };
 

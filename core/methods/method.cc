@@ -1,5 +1,7 @@
 #include "core/methods/method.h"
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "core/base/status.h"
 
@@ -22,6 +24,20 @@ void TensorProgram::Accumulate(int, const Region&, const Solved&, Accumulator&) 
 absl::StatusOr<std::vector<double>> TensorProgram::SolveTensor(int, const TensorPartial&,
                                                                const Solved&) const {
   return MakeError(Reason::kInternal, "this program solves no tensor by itself");
+}
+
+void TensorProgram::KeepSolved(int round, int tensor, std::vector<double> values,
+                               Solved* solved) const {
+  solved->rounds[round].tensors[tensor] = std::move(values);
+}
+
+Solved Method::MakeSolved(size_t tensors) const {
+  Solved solved;
+  for (const Round& round : rounds()) {
+    Solved::Values& values = solved.rounds.emplace_back();
+    if (round.group == Round::Group::kTensor) values.tensors.resize(tensors);
+  }
+  return solved;
 }
 
 absl::Status Method::Solve(int, const Folded&, Solved*) const { return absl::OkStatus(); }

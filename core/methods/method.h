@@ -112,6 +112,7 @@ struct Solved {
     std::vector<MetricSeries> metrics;         // what Metrics tells, from solving itself
   };
   std::vector<Values> rounds;
+  std::vector<Solved> variants;  // of a sweep, each variant's own rounds
 };
 
 // One tensor that a program writes. Sinks have as many elements as the tensor.
@@ -158,6 +159,9 @@ class TensorProgram {
   // empty for a round that was not needed.
   virtual absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
                                                           const Solved& solved) const;
+  // Puts what SolveTensor returned into `solved`, for tensor number `tensor`. Here `round` is the
+  // engine's: it counts from 0 in Solved.
+  virtual void KeepSolved(int round, int tensor, std::vector<double> values, Solved* solved) const;
   // Adds a region to the partial of `round`. Rounds before it are solved.
   virtual void Accumulate(int round, const Region& region, const Solved& solved,
                           Accumulator& partial) const;
@@ -200,6 +204,8 @@ class Method {
     return absl::OkStatus();
   }
   virtual std::vector<Round> rounds() const { return {}; }
+  // A place for what the rounds give, of so many tensors.
+  virtual Solved MakeSolved(size_t tensors) const;
   // Null: the tensor keeps the base's values (without a base: the first model's).
   virtual absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
       const OutputTensor& tensor) const = 0;

@@ -28,8 +28,9 @@ struct ParameterSchema {
   double max = 1e308;
   bool min_exclusive = false;
   std::vector<std::string> choices = {};
-  bool per_model = false;  // may stand at a model; the value there wins
-  std::string help = {};   // one line
+  bool per_model = false;     // may stand at a model; the value there wins
+  bool after_rounds = false;  // enters where the result is written; no round depends on it
+  std::string help = {};      // one line
 };
 
 struct MethodSchema {

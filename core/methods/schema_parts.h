@@ -14,6 +14,7 @@ inline ParameterSchema Lambda(double value) {
   return {.name = "lambda",
           .type = Type::kNumber,
           .default_value = value,
+          .after_rounds = true,
           .help = "factor of the merged task vector"};
 }
 

@@ -2,6 +2,7 @@
 // the analogy of models A, B, C is tau_C + (tau_B - tau_A).
 #include "absl/strings/str_cat.h"
 #include "core/methods/elements.h"
+#include "core/methods/linear.h"
 #include "core/methods/make.h"
 
 namespace orthomerge {
@@ -10,11 +11,9 @@ namespace {
 class TaskArithmetic : public Method {
  public:
   explicit TaskArithmetic(const MethodSpec& spec)
-      : parameters_(spec.parameters), op_(TextOf(spec.parameters, "op")) {
-    const double lambda = NumberOf(parameters_, "lambda");
-    c_.assign(spec.weights.size(), op_ == "negate" ? -lambda : lambda);
-    if (op_ == "analogy") c_[0] = -lambda;
-  }
+      : parameters_(spec.parameters),
+        op_(TextOf(spec.parameters, "op")),
+        c_(LinearCoefficients(spec)) {}
 
   bool wants_task_vectors() const override { return true; }
 
@@ -35,7 +34,7 @@ class TaskArithmetic : public Method {
  private:
   const ParameterMap parameters_;
   const std::string op_;
-  std::vector<double> c_;
+  const std::vector<double> c_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "core/base/text.h"
 #include "core/recipe/dialects.h"
 #include "core/recipe/parameters.h"
+#include "core/recipe/sweep.h"
 
 namespace orthomerge {
 namespace {
@@ -25,8 +26,8 @@ class NativeReader {
     ReadMethod();
     CheckTopLevelKeys();
     ReadBase();
-    const GivenParameters given = ReadMethodParameters();
-    ReadModels(given);
+    ReadMethodParameters();
+    ReadModels();
     ReadTransforms();
     ReadStatistics();
     ReadOtherwise();
@@ -89,7 +90,7 @@ class NativeReader {
       return "";
     };
     reader_.CheckKeys(root_, "",
-                      {"method", "base", "models", "parameters", "transform", "statistics",
+                      {"method", "base", "models", "parameters", "sweep", "transform", "statistics",
                        "otherwise", "output", "seed"},
                       hint);
   }
@@ -97,7 +98,7 @@ class NativeReader {
   void ReadBase() {
     if (const YamlEntry* entry = root_.Find("base")) {
       recipe_.base = reader_.ReadModelUri(entry->value, "base", reader_.file().directory);
-    } else if (method_ != nullptr && method_->needs_base) {
+    } else if (method_ != nullptr && method_->needs_base && !WritesAdapter()) {
       Error(Reason::kBaseMissing,
             absl::StrCat("missing; '", method_->name,
                          "' works on task vectors, so it needs the checkpoint that the models "
@@ -106,48 +107,42 @@ class NativeReader {
     }
   }
 
-  // Parameters at one level. `model_only`: at a model, where others have no place.
-  GivenParameters ReadParameters(const YamlEntry* entry, const std::string& field,
-                                 const MethodSchema* method, bool model_only) {
-    GivenParameters given;
-    if (entry == nullptr || entry->value.is_null()) return given;
-    if (!reader_.CheckMapping(entry->value, field, "a mapping of parameters")) return given;
-    if (method == nullptr) return given;  // reported already; nothing to check against
-    std::vector<std::string> known;
-    for (const ParameterSchema& schema : method->parameters) {
-      if (!model_only || schema.per_model) known.push_back(schema.name);
-    }
-    for (const YamlEntry& parameter : entry->value.entries) {
-      const std::string path = Join(field, parameter.key);
-      const ParameterSchema* schema = method->Find(parameter.key);
-      if (schema == nullptr) {
-        reader_.UnknownKey(parameter, field, known);
-      } else if (model_only && !schema->per_model) {
-        reader_.UnknownKey(parameter, field, known,
-                           " at a model; it holds for the whole method, so it belongs under "
-                           "'parameters' at the top");
-      } else {
-        given[parameter.key] = ReadParameter(*schema, parameter.value, path, &reader_);
-      }
-    }
-    return given;
+  // Adapters may do without their base then; whether the models are adapters shows when they are
+  // opened.
+  bool WritesAdapter() const {
+    const YamlEntry* output = root_.Find("output");
+    return output != nullptr && output->value.kind == Kind::kMapping &&
+           output->value.Find("adapter") != nullptr;
   }
 
-  // Fills the method-wide parameters; returns what stands at the top, for the models.
-  GivenParameters ReadMethodParameters() {
-    GivenParameters given =
-        ReadParameters(root_.Find("parameters"), "parameters", method_, /*model_only=*/false);
-    if (method_ == nullptr) return given;
+  // Fills the method-wide parameters, of all variants.
+  void ReadMethodParameters() {
+    top_ = ReadParameters(root_.Find("parameters"), "parameters", method_, /*model_only=*/false,
+                          &reader_);
+    if (method_ == nullptr) return;
+    if (const YamlEntry* entry = root_.Find("sweep")) {
+      sweep_ = ReadSweep(*entry, *method_, &reader_);
+      if (WritesAdapter()) {
+        Error(Reason::kUnsupported, "a sweep makes models; leave out 'output.adapter'", "sweep",
+              entry->key_location);
+      }
+    }
+    for (const GivenVariant& variant : sweep_) recipe_.variants.push_back({variant.name, {}, {}});
     for (const ParameterSchema& schema : method_->parameters) {
       if (schema.per_model) continue;
-      if (Resolve(schema, {&given}, &recipe_.parameters)) continue;
+      bool found = !sweep_.empty() || Resolve(schema, {&top_}, &recipe_.parameters);
+      for (size_t v = 0; v < sweep_.size(); ++v) {
+        found = Resolve(schema, {&sweep_[v].given, &top_}, &recipe_.variants[v].parameters);
+        if (!found) break;
+      }
+      if (found) continue;
       Error(Reason::kMissingKey, absl::StrCat("missing; '", method_->name, "' needs it"),
             Join("parameters", schema.name), method_location_);
     }
-    return given;
+    if (!sweep_.empty()) recipe_.parameters = recipe_.variants[0].parameters;
   }
 
-  void ReadModels(const GivenParameters& top) {
+  void ReadModels() {
     const YamlEntry* entry = root_.Find("models");
     if (entry == nullptr) {
       Error(Reason::kMissingKey, "missing; a recipe needs a list of models", "models",
@@ -156,7 +151,7 @@ class NativeReader {
     }
     if (!reader_.CheckList(entry->value, "models", "a list of models")) return;
     for (size_t i = 0; i < entry->value.items.size(); ++i) {
-      ReadModel(entry->value.items[i], Index("models", i), top);
+      ReadModel(entry->value.items[i], Index("models", i));
     }
     NameModels(&recipe_.models);
     WarnAboutRepeats(recipe_, &reader_.diagnostics());
@@ -168,7 +163,18 @@ class NativeReader {
   // A model of weight 0 has no part in the merge, whatever a method does with task vectors of
   // zeros, and is not read. Where `task` names a model by its number, all keep theirs.
   size_t RemoveWeightless() {
-    if (recipe_.parameters.contains("task")) return 0;
+    const auto has_task = [](const auto& of) { return of.parameters.contains("task"); };
+    if (has_task(recipe_) ||
+        std::any_of(recipe_.variants.begin(), recipe_.variants.end(), has_task)) {
+      return 0;
+    }
+    for (size_t k = recipe_.models.size(); k-- > 0;) {
+      if (recipe_.models[k].weight != 0) continue;
+      for (RecipeVariant& variant : recipe_.variants) {
+        variant.model_parameters.erase(variant.model_parameters.begin() +
+                                       static_cast<std::ptrdiff_t>(k));
+      }
+    }
     for (const RecipeModel& model : recipe_.models) {
       if (model.weight != 0) continue;
       reader_.diagnostics().Warning(
@@ -178,7 +184,7 @@ class NativeReader {
     return std::erase_if(recipe_.models, [](const RecipeModel& m) { return m.weight == 0; });
   }
 
-  void ReadModel(const YamlValue& item, const std::string& field, const GivenParameters& top) {
+  void ReadModel(const YamlValue& item, const std::string& field) {
     RecipeModel model;
     model.location = item.location;
     std::optional<Uri> uri;
@@ -204,22 +210,31 @@ class NativeReader {
         ReadPrefixes(entry->value, Join(field, "prefixes"), &model);
       }
       given = ReadParameters(item.Find("parameters"), Join(field, "parameters"), method_,
-                             /*model_only=*/true);
+                             /*model_only=*/true, &reader_);
     } else if (item.kind == Kind::kText) {
       uri = reader_.ReadModelUri(item, field, reader_.file().directory);
     } else {
       reader_.WrongType(item, field,
                         "a path, a URI or a mapping with uri, weight, name, parameters, prefixes");
     }
-    if (method_ != nullptr) {
+    const auto resolve = [&](const GivenParameters& of_all) {
+      ParameterMap parameters;
+      if (method_ == nullptr) return parameters;
       for (const ParameterSchema& schema : method_->parameters) {
-        if (!schema.per_model || Resolve(schema, {&given, &top}, &model.parameters)) continue;
+        if (!schema.per_model || Resolve(schema, {&given, &of_all, &top_}, &parameters)) continue;
         Error(Reason::kMissingKey,
               absl::StrCat("missing; '", method_->name, "' needs it for every model"),
               absl::StrCat(field, ".parameters.", schema.name), item.location);
       }
-    }
+      return parameters;
+    };
+    std::vector<ParameterMap> of_variants;
+    for (const GivenVariant& variant : sweep_) of_variants.push_back(resolve(variant.given));
+    model.parameters = of_variants.empty() ? resolve({}) : of_variants[0];
     if (!uri.has_value()) return;
+    for (size_t v = 0; v < of_variants.size(); ++v) {
+      recipe_.variants[v].model_parameters.push_back(std::move(of_variants[v]));
+    }
     model.uri = *std::move(uri);
     recipe_.models.push_back(std::move(model));
   }
@@ -291,7 +306,8 @@ class NativeReader {
       Error(Reason::kUnsupported,
             absl::StrCat("'", method_->name, "' does not accept a transform before it"),
             "transform", entry->key_location);
-    } else if (root_.Find("base") == nullptr && (method_ == nullptr || !method_->needs_base)) {
+    } else if (root_.Find("base") == nullptr && (method_ == nullptr || !method_->needs_base) &&
+               !WritesAdapter()) {
       Error(Reason::kBaseMissing, "missing; a transform works on task vectors", "base",
             entry->key_location);
     }
@@ -327,8 +343,8 @@ class NativeReader {
             absl::StrCat("'", method->name, "' is not a transform; known: ", Enumerate(names)),
             field, location);
     }
-    const GivenParameters given =
-        ReadParameters(parameters, Join(field, "parameters"), method, /*model_only=*/false);
+    const GivenParameters given = ReadParameters(parameters, Join(field, "parameters"), method,
+                                                 /*model_only=*/false, &reader_);
     if (method == nullptr) return;
     RecipeTransform transform{.method = method->name, .parameters = {}};
     for (const ParameterSchema& schema : method->parameters) {
@@ -356,6 +372,8 @@ class NativeReader {
   Reader& reader_;
   Recipe recipe_;
   const MethodSchema* method_ = nullptr;  // null after a fault
+  GivenParameters top_;
+  std::vector<GivenVariant> sweep_;
   SourceLocation method_location_;
   std::map<std::string, int> names_;  // given by the user, and their lines
 };

@@ -225,6 +225,32 @@ std::optional<ParameterValue> ReadParameter(const ParameterSchema& schema, const
   return std::nullopt;
 }
 
+GivenParameters ReadParameters(const YamlEntry* entry, const std::string& field,
+                               const MethodSchema* method, bool model_only, Reader* reader) {
+  GivenParameters given;
+  if (entry == nullptr || entry->value.is_null()) return given;
+  if (!reader->CheckMapping(entry->value, field, "a mapping of parameters")) return given;
+  if (method == nullptr) return given;  // reported already; nothing to check against
+  std::vector<std::string> known;
+  for (const ParameterSchema& schema : method->parameters) {
+    if (!model_only || schema.per_model) known.push_back(schema.name);
+  }
+  for (const YamlEntry& parameter : entry->value.entries) {
+    const ParameterSchema* schema = method->Find(parameter.key);
+    if (schema == nullptr) {
+      reader->UnknownKey(parameter, field, known);
+    } else if (model_only && !schema->per_model) {
+      reader->UnknownKey(parameter, field, known,
+                         " at a model; it holds for the whole method, so it belongs under "
+                         "'parameters' at the top");
+    } else {
+      given[parameter.key] =
+          ReadParameter(*schema, parameter.value, Join(field, parameter.key), reader);
+    }
+  }
+  return given;
+}
+
 std::optional<Setting> ReadSetting(const ParameterSchema& schema, const YamlValue& value,
                                    const std::string& field, Reader* reader) {
   const bool is_rules =

@@ -20,6 +20,11 @@ std::vector<std::string> ParameterNames(const MethodSchema& method);
 std::optional<ParameterValue> ReadParameter(const ParameterSchema& schema, const YamlValue& value,
                                             const std::string& field, Reader* reader);
 
+// Native parameters at one level; nothing after faults. `model_only`: at a model, where others have
+// no place. `method` is null where its name was a fault.
+GivenParameters ReadParameters(const YamlEntry* entry, const std::string& field,
+                               const MethodSchema* method, bool model_only, Reader* reader);
+
 // mergekit's: a value, a list of values over the layers, {value, filter}, or a list of those.
 // Values are numbers as there: yes and true are 1, "0.5" is 0.5.
 std::optional<Setting> ReadSetting(const ParameterSchema& schema, const YamlValue& value,

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "core/base/bytes.h"
@@ -222,13 +223,45 @@ std::optional<DType> Reader::ReadDType(const YamlValue& value, const std::string
   return std::nullopt;
 }
 
+std::optional<RecipeAdapter> Reader::ReadAdapter(const YamlEntry& entry) {
+  constexpr int64_t kMaxRank = int64_t{1} << 20;
+  const std::string field = "output.adapter", rank_field = "output.adapter.rank";
+  RecipeAdapter adapter;
+  if (!CheckMapping(entry.value, field, "a mapping with rank")) return adapter;
+  CheckKeys(entry.value, field, {"rank"});
+  const YamlEntry* rank = entry.value.Find("rank");
+  if (rank == nullptr) {
+    diagnostics_.Error(Reason::kMissingKey,
+                       "missing; give the highest rank that a matrix may have, or 'exact' to put "
+                       "adapters together without loss",
+                       rank_field, entry.key_location);
+    return adapter;
+  }
+  const YamlValue& value = rank->value;
+  if (value.kind == Kind::kText && value.text == "exact") return adapter;
+  if (value.kind != Kind::kInteger) {
+    WrongType(value, rank_field, "an integer of at least 1, or 'exact'");
+    return adapter;
+  }
+  const std::optional<uint64_t> number = ParseUnsigned(value.text);
+  if (number.has_value() && *number >= 1 && *number <= kMaxRank) {
+    adapter.rank = static_cast<int64_t>(*number);
+  } else {
+    diagnostics_.Error(Reason::kOutOfRange,
+                       absl::StrCat("found ", Describe(value), ", wanted an integer from 1 to ",
+                                    kMaxRank, ", or 'exact'"),
+                       rank_field, value.location);
+  }
+  return adapter;
+}
+
 RecipeOutput Reader::ReadOutput(const YamlEntry* entry, const std::string& directory) {
   RecipeOutput output;
   const YamlValue* uri = nullptr;
   std::string uri_field = "output";
   if (entry != nullptr && entry->value.kind == Kind::kMapping) {
     const YamlValue& mapping = entry->value;
-    CheckKeys(mapping, "output", {"uri", "dtype", "max_shard_size"});
+    CheckKeys(mapping, "output", {"uri", "dtype", "max_shard_size", "adapter"});
     uri_field = "output.uri";
     if (const YamlEntry* e = mapping.Find("uri")) uri = &e->value;
     if (const YamlEntry* e = mapping.Find("dtype")) {
@@ -246,10 +279,21 @@ RecipeOutput Reader::ReadOutput(const YamlEntry* entry, const std::string& direc
                            size.location);
       }
     }
+    if (const YamlEntry* e = mapping.Find("adapter")) {
+      if (is_intermediate_) {
+        diagnostics_.Error(Reason::kUnsupported,
+                           "other recipes of this file read the result as a model; only the "
+                           "recipe whose result is wanted can write an adapter",
+                           "output.adapter", e->key_location);
+      } else {
+        output.adapter = ReadAdapter(*e);
+      }
+    }
   } else if (entry != nullptr && entry->value.kind == Kind::kText) {
     uri = &entry->value;
   } else if (entry != nullptr) {
-    WrongType(entry->value, "output", "a path, a URI or a mapping with uri, dtype, max_shard_size");
+    WrongType(entry->value, "output",
+              "a path, a URI or a mapping with uri, dtype, max_shard_size, adapter");
   }
 
   if (is_intermediate_) return output;
@@ -302,6 +346,14 @@ void Reader::CheckModelCount(size_t count, const MethodSchema* method, const std
         absl::StrCat(who, " takes at most ", models(method->max_models), ", found ", count, hint),
         field, location);
   }
+}
+
+bool IsPathName(absl::string_view text) {
+  return !text.empty() && text.size() <= 100 && text[0] != '.' &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
+                  c == '.';
+         });
 }
 
 void NameModels(std::vector<RecipeModel>* models) {

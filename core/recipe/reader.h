@@ -51,6 +51,8 @@ class Reader {
   std::optional<DType> ReadDType(const YamlValue& value, const std::string& field,
                                  const std::vector<std::string>& allowed, bool short_forms);
 
+  // The `adapter` key of the output.
+  std::optional<RecipeAdapter> ReadAdapter(const YamlEntry& entry);
   // The `output` key (may be null) and what the command line says about it.
   RecipeOutput ReadOutput(const YamlEntry* entry, const std::string& directory);
   // The `seed` key (may be null), unless the command line sets it.
@@ -62,6 +64,7 @@ class Reader {
 
   // The output URI is nobody's to choose: results that other recipes read lie in the work area.
   void set_is_intermediate() { is_intermediate_ = true; }
+  bool is_intermediate() const { return is_intermediate_; }
   // Results of other documents of the file, by name. Borrowed.
   void set_stages(const std::map<std::string, Uri>* stages) { stages_ = stages; }
   const std::set<std::string>& used_stages() const { return used_stages_; }
@@ -86,6 +89,10 @@ std::string Describe(const YamlValue& value);
 
 // "'a', 'b' and 'c'".
 std::string Enumerate(const std::vector<std::string>& words);
+
+// Whether the text can be part of a path: letters, digits, '-', '_' and '.' (not in front), at most
+// 100.
+bool IsPathName(absl::string_view text);
 
 // Names the models that have none, after the last part of their URI, and keeps names apart with -2,
 // -3. Names given by the user (not empty) stay.

@@ -38,6 +38,13 @@ struct RecipeTransform {
   ParameterMap parameters;
 };
 
+// One of the outputs of a sweep: the recipe with other parameters.
+struct RecipeVariant {
+  std::string name;                            // unique, and good as a folder's
+  ParameterMap parameters;                     // as Recipe::parameters
+  std::vector<ParameterMap> model_parameters;  // as RecipeModel::parameters, per model
+};
+
 // mergekit's recipes, whatever their form: modules of slices of sources. Inputs are meant by their
 // origin: 0 is Recipe::base if there is one, the models follow in their order.
 struct LayerRange {
@@ -95,10 +102,18 @@ struct RecipeTokenizer {
   int64_t pad_to_multiple_of = 0;  // 0: no padding
 };
 
+// The change that the models make to the base is wanted, as a PEFT adapter, and not the merged
+// model.
+struct RecipeAdapter {
+  // Of every matrix at most; absent: no approximation, so only where adapters are added up.
+  std::optional<int64_t> rank;
+};
+
 struct RecipeOutput {
   std::optional<Uri> uri;      // required by `run`
   std::optional<DType> dtype;  // absent: each base tensor's own (without a base: promoted)
   uint64_t max_shard_size = 5'000'000'000;
+  std::optional<RecipeAdapter> adapter;  // native alone
 };
 
 struct Recipe {
@@ -110,6 +125,8 @@ struct Recipe {
   std::vector<RecipeModel> models;  // mergekit: the base is none of them
   ParameterMap parameters;          // method-wide, complete; mergekit: as RecipeModel::parameters
   std::vector<RecipeTransform> transforms;
+  // Native: a sweep's; then `parameters` and those of the models are the first variant's.
+  std::vector<RecipeVariant> variants = {};
   // mergekit alone: what goes where (of a recipe that was not read but made, it may be empty: all
   // models are rows), what stands at the top, and the tokenizer.
   std::vector<RecipeModule> modules;

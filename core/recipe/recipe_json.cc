@@ -113,8 +113,19 @@ std::string Recipe::ToJson() const {
     json["transforms"].push_back(
         {{"method", transform.method}, {"parameters", ToJsonValue(transform.parameters)}});
   }
+  for (const RecipeVariant& variant : variants) {
+    Json of_models = Json::array();
+    for (const ParameterMap& own : variant.model_parameters) of_models.push_back(ToJsonValue(own));
+    json["sweep"].push_back({{"name", variant.name},
+                             {"parameters", ToJsonValue(variant.parameters)},
+                             {"model_parameters", std::move(of_models)}});
+  }
   json["output"] = {{"dtype", ToJsonValue(output.dtype)},
                     {"max_shard_size", output.max_shard_size}};
+  if (output.adapter.has_value()) {
+    const std::optional<int64_t>& rank = output.adapter->rank;
+    json["output"]["adapter"] = {{"rank", rank.has_value() ? Json(*rank) : Json("exact")}};
+  }
   json["input_dtype"] = ToJsonValue(input_dtype);
   json["seed"] = seed;
   if (otherwise_base) json["otherwise"] = "base";

@@ -4,7 +4,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/recipe/dialects.h"
 
@@ -53,7 +52,7 @@ class StagesReader {
     const SourceLocation location = entry->value.location;
     std::erase_if(root.entries, [](const YamlEntry& other) { return other.key == "name"; });
     if (name.empty()) return;
-    if (!IsGoodName(name)) {
+    if (!IsPathName(name)) {
       found_.Error(Reason::kOutOfRange,
                    absl::StrCat(Quote(name),
                                 " cannot be a name: letters, digits, '-', '_' and "
@@ -72,15 +71,6 @@ class StagesReader {
     locations_[index] = location;
     results_[name] = {Uri::Scheme::kStage, "", name};
     stages_[index].name = std::move(name);
-  }
-
-  // Names become parts of paths.
-  static bool IsGoodName(const std::string& name) {
-    return name.size() <= 100 && name[0] != '.' &&
-           std::all_of(name.begin(), name.end(), [](char c) {
-             return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
-                    c == '.';
-           });
   }
 
   void ReadDocument(int index) {

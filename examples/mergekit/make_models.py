@@ -133,6 +133,7 @@ MODELS = {
     "mistral-7b-instruct": ("mistral-7b", None),
     "mistral-7b-storyteller": ("mistral-7b", None),
     "mistral-7b-math": ("mistral-7b", None),
+    "mistral-7b-chatml": ("mistral-7b", None),
     "llama-3-8b-base": ("llama-3-8b", None),
     "llama-3-8b-instruct": ("llama-3-8b", None),
     "llama-3-8b-code": ("llama-3-8b", "self_attn"),
@@ -165,6 +166,9 @@ MODELS = {
     "qwen2-vl-7b-charts": ("qwen2-vl-7b", None),
 }
 
+# Tokens that a model has beyond its family's; they have a row each behind all others.
+NEW_TOKENS = {"mistral-7b-chatml": ["<|im_start|>", "<|im_end|>"]}
+
 
 def to_bf16(values):
     bits = values.astype("<f4").view("<u4")
@@ -185,6 +189,11 @@ def values_of(model, tensors):
             change = np.float32(0.005) * random.standard_normal(shape, dtype=np.float32)
             if trained is None or trained in name:
                 found[name] = found[name] + change
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = len(NEW_TOKENS.get(model, []))
+        if rows > 0:
+            new = np.float32(0.05) * random.standard_normal((rows, HIDDEN), dtype=np.float32)
+            found[name] = np.concatenate([found[name], new])
     return found
 
 
@@ -206,10 +215,13 @@ def write_model(folder, model, tensors):
     os.makedirs(folder)
     with open(os.path.join(folder, "model.safetensors"), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text + b"".join(data))
-    write_json(folder, "config.json", family[1])
+    new_tokens = NEW_TOKENS.get(model, [])
+    write_json(folder, "config.json", {**family[1], "vocab_size": VOCABULARY + len(new_tokens)})
     words = ["<unk>", "<s>", "</s>"] + [f"word{i}" for i in range(3, VOCABULARY)]
     write_json(folder, "tokenizer.json", {
-        "version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+        "version": "1.0", "added_tokens": [
+            {"id": VOCABULARY + i, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True} for i, token in enumerate(new_tokens)], "pre_tokenizer": {"type": "Whitespace"},
         "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": {word: i for i, word in enumerate(words)}}})
     write_json(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"})
 

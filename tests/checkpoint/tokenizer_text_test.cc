@@ -1,5 +1,6 @@
 #include "core/checkpoint/tokenizer_text.h"
 
+#include "nlohmann/json.hpp"
 #include "tests/checkpoint/fixtures.h"
 
 namespace orthomerge {
@@ -55,6 +56,24 @@ TEST(ChangeTokenizer, TakesAllOut) {
       {.limit = 1});
   ASSERT_TRUE(changed.ok()) << changed.status();
   EXPECT_EQ(*changed, R"({"added_tokens":[],"model":{"vocab":{},"merges":[]}})");
+}
+
+TEST(ChangeTokenizer, PutsTokensIntoTheModelWhereIdsHaveHoles) {
+  for (const std::string vocabulary : {R"({"a":0,"b":5})", "{}"}) {
+    SCOPED_TRACE(vocabulary);
+    const auto changed = ChangeTokenizer(
+        R"({"added_tokens":[{"id":5,"content":"b"}],"model":{"vocab":)" + vocabulary +
+            R"(,"unk":1}})",
+        {.added = {Token("b", 5), Token("x\"y", 6), Token("z", 7)}, .model_from = 6});
+    ASSERT_TRUE(changed.ok()) << changed.status();
+    const auto json = nlohmann::json::parse(*changed);
+    auto want = nlohmann::json::parse(vocabulary);
+    want["x\"y"] = 6;
+    want["z"] = 7;
+    EXPECT_EQ(json["model"]["vocab"], want);
+    EXPECT_EQ(json["model"]["unk"], 1);
+    EXPECT_EQ(json["added_tokens"].size(), 3u);
+  }
 }
 
 TEST(ChangeTokenizer, RefusesOtherForms) {

@@ -261,6 +261,17 @@ TEST_F(TokenizersTest, FilesFollowTheVocabulary) {
   EXPECT_EQ(nlohmann::json::parse(OutputFile("config.json"))["vocab_size"], 4);
 }
 
+TEST_F(TokenizersTest, NewTokensKeepTheirIdsWhereTheVocabularyHasHoles) {
+  Write("a", {"p", "q", "1", "2", "3"});
+  WriteFile(Path("a/tokenizer.json"),
+            R"({"added_tokens":[],"model":{"type":"WordLevel","vocab":{"p":0,"q":4}}})");
+  Write("b", {"q", "z"}, Added("<pad>", 2), 3);
+  Run(Linear({"a", "b"}, "tokenizer_source: union\n"));
+  const auto json = nlohmann::json::parse(OutputFile("tokenizer.json"));
+  EXPECT_EQ(json["model"]["vocab"], nlohmann::json({{"p", 0}, {"q", 4}, {"z", 5}, {"<pad>", 6}}));
+  EXPECT_EQ(json["added_tokens"].size(), 2u);
+}
+
 TEST_F(TokenizersTest, AnotherModelGivesItsFiles) {
   Write("a", {"p", "q"});
   WriteFile(Path("a/vocab.json"), "of a");

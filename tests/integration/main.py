@@ -11,7 +11,8 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES = ["test_first_contact", "test_same_bytes", "test_examples", "test_bad_inputs", "test_bad_storage",
-           "test_outputs", "test_disk_full", "test_storage_faults", "test_signals", "test_kill", "test_stages",
+           "test_outputs", "test_adapters", "test_disk_full", "test_storage_faults", "test_signals", "test_kill",
+           "test_stages", "test_sweep",
            "test_service_start", "test_service_clients", "test_service_errors", "test_service_watch", "test_service_queue",
            "test_service_drain", "test_service_hang", "test_service_cli", "test_service_kill"]
 

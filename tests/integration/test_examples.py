@@ -1,5 +1,6 @@
 """The recipes of `examples/mergekit`, unchanged, on small models of the families they name, against NumPy."""
 
+import json
 import os
 import re
 import subprocess
@@ -178,6 +179,23 @@ class Examples(TestCase):
             return slerp(instruct, models.from_bf16(models.to_bf16(mean)).astype(np.float64), 0.4)
 
         self.check("two-stages", self.family("mistral-7b-instruct", "mistral-7b-storyteller", "mistral-7b-math"), expected)
+
+    def test_chat_tokens(self):
+        chat, teller = self.model("mistral-7b-chatml"), self.model("mistral-7b-storyteller")
+        inputs = {}
+        for name, values in chat.items():
+            other = teller[name]
+            if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                self.assertEqual((len(values), len(other)), (98, 96))
+                values[97] = values[2]  # </s>
+                other = np.concatenate([other, values[96:]])
+            inputs[name] = [values, other]
+        self.check("chat-tokens", inputs, lambda _, values: np.average(values, axis=0, weights=[0.6, 0.4]))
+        place = self.local_place("chat-tokens")
+        self.assertEqual(json.loads(place.read("config.json"))["vocab_size"], 98)
+        tokens = {token["content"]: token["id"] for token in json.loads(place.read("tokenizer.json"))["added_tokens"]}
+        self.assertEqual(tokens, {"<|im_start|>": 96, "<|im_end|>": 97})
+        self.assertIn("<|im_start|>", json.loads(place.read("tokenizer_config.json"))["chat_template"])
 
     def test_multislerp(self):
         def expected(_, values):

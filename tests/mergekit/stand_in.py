@@ -3,15 +3,18 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
 import mergekit.merge
+import numpy as np
 import torch
 import yaml
 from mergekit.architecture.conversion import convert_checkpoint_tensors
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
+from tokenizers import Tokenizer
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "conformance"))
 import compare  # noqa: E402
@@ -112,6 +115,7 @@ _LIMITS = {name: _SELECTING for name in ("ties", "breadcrumbs", "breadcrumbs_tie
 _LIMITS.update({name: {"units": 32, "share": 0.97, "hard": 128, "slack": 4} for name in ("multislerp", "nuslerp")})
 # These come out in 32 bits whatever goes in; ours in the dtype asked for.
 _WIDENING = ("arcee_fusion", "ramplus_tl")
+_VOCABULARY = re.compile(r"(embed_tokens|wte|lm_head)\.(weight|bias)$")
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16}
 # Drawn from another generator: names, shapes and dtypes only.
 _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
@@ -126,8 +130,25 @@ def _limits(config, dtype):
     return limits
 
 
+def _by_their_ids(ours, reference, tensors):
+    """New tokens of a union have ids in the order of a hash table there. Rows of embeddings and heads in that order, where
+    the tokens are the same and only their ids differ."""
+    files = [os.path.join(folder, "tokenizer.json") for folder in (ours, reference)]
+    if not all(os.path.exists(file) for file in files):
+        return tensors
+    own, wanted = (Tokenizer.from_file(file).get_vocab() for file in files)
+    if own.keys() != wanted.keys() or sorted(own.values()) != sorted(wanted.values()) or own == wanted:
+        return tensors
+    order = np.arange(max(wanted.values()) + 1)
+    for token, place in wanted.items():
+        order[place] = own[token]
+    return {name: (dtype, np.concatenate([values[order], values[len(order):]]) if _VOCABULARY.search(name) else values)
+            for name, (dtype, values) in tensors.items()}
+
+
 def _compare(config, ours, reference):
     got, want = compare.read_model(ours), compare.read_model(reference)
+    got = _by_their_ids(ours, reference, got)
     if not want.keys() <= got.keys():
         got = _renamed(ours, want) or got
     faults = [f"{name}: missing" for name in sorted(want.keys() - got.keys())]

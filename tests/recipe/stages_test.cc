@@ -143,6 +143,21 @@ TEST(StagesTest, AnAdapterMayGoOnAStage) {
   EXPECT_EQ((*stages)[1].recipe.models[0].adapter->ToString(), "/cwd/lora");
 }
 
+TEST(StagesTest, OnlyTheLastOneCanBeAnAdapter) {
+  const std::string adapter = "method: average\nmodels: [a, b]\noutput: {adapter: {rank: 4}}\n";
+  EXPECT_THAT(ErrorOf("name: first\n" + adapter + "---\nmethod: average\nmodels: [first, b]\n"),
+              HasSubstr("output.adapter: other recipes of this file read the result as a model"));
+  EXPECT_EQ(ErrorOf(adapter + "---\nname: first\nmethod: average\nmodels: [a, b]\n"), "OK");
+}
+
+TEST(StagesTest, OnlyTheLastOneCanSweep) {
+  const std::string sweep =
+      "method: average\nmodels: [a, b]\nsweep: [{name: x}, {name: y}]\noutput: out\n";
+  EXPECT_THAT(ErrorOf("name: first\n" + sweep + "---\nmethod: average\nmodels: [first, b]\n"),
+              HasSubstr("sweep: other recipes of this file read the result as one model"));
+  EXPECT_EQ(ErrorOf(sweep + "---\nname: first\nmethod: average\nmodels: [a, b]\n"), "OK");
+}
+
 TEST(StagesTest, CyclesAreRefused) {
   const std::string message = ErrorOf(
       "method: average\nmodels: [p]\n---\nname: p\nmethod: average\nmodels: [q]\n---\n"

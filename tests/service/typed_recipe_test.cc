@@ -89,6 +89,51 @@ seed: 3
          recipe->mutable_output()->set_max_shard_size(4000);
          recipe->set_seed(3);
        }},
+      {"Sweep", R"(
+method: ties
+base: FOLDER/base
+models: [FOLDER/m0, FOLDER/m1]
+sweep:
+  - {name: low, parameters: {lambda: 0.25}}
+  - {name: dense, parameters: {density: 0.75, merge: sum}}
+output: FOLDER/out
+)",
+       [](const std::string& folder, v1::Recipe* recipe) {
+         recipe->set_method("ties");
+         recipe->mutable_base()->set_uri(folder + "/base");
+         TwoModels(folder, recipe);
+         v1::SweepVariant* low = recipe->add_sweep();
+         low->set_name("low");
+         (*low->mutable_parameters())["lambda"] = Number(0.25);
+         v1::SweepVariant* dense = recipe->add_sweep();
+         dense->set_name("dense");
+         (*dense->mutable_parameters())["density"] = Number(0.75);
+         (*dense->mutable_parameters())["merge"].set_text("sum");
+       }},
+      {"AdapterOfARank", R"(
+method: average
+base: FOLDER/base
+models: [FOLDER/m0, FOLDER/m1]
+output: {uri: FOLDER/out, adapter: {rank: 4}}
+)",
+       [](const std::string& folder, v1::Recipe* recipe) {
+         recipe->set_method("average");
+         recipe->mutable_base()->set_uri(folder + "/base");
+         TwoModels(folder, recipe);
+         recipe->mutable_output()->mutable_adapter()->set_rank(4);
+       },
+       /*can_run=*/false},  // needs LibTorch
+      {"AdapterWithoutLoss", R"(
+method: average
+models: [FOLDER/m0, FOLDER/m1]
+output: {uri: FOLDER/out, adapter: {rank: exact}}
+)",
+       [](const std::string& folder, v1::Recipe* recipe) {
+         recipe->set_method("average");
+         TwoModels(folder, recipe);
+         recipe->mutable_output()->mutable_adapter();
+       },
+       /*can_run=*/false},
       {"Gradients", R"(
 merge_method: slerp
 base_model: FOLDER/m0

@@ -122,7 +122,9 @@ TEST(ValidateCreateTest, EveryRule) {
        [&](auto* r) {
          for (int i = 0; i < 2; ++i) recipe(r)->mutable_models(0)->add_prefixes()->set_base("a.");
        }},
-      {"merge_job.spec.recipe.sweep UNSUPPORTED", [&](auto* r) { recipe(r)->add_sweep(); }},
+      {"merge_job.spec.recipe.sweep[0].name MISSING_KEY", [&](auto* r) { recipe(r)->add_sweep(); }},
+      {"merge_job.spec.recipe.output.adapter.rank OUT_OF_RANGE",
+       [&](auto* r) { recipe(r)->mutable_output()->mutable_adapter()->set_rank(0); }},
       {"merge_job.spec.recipe.statistics UNSUPPORTED",
        [&](auto* r) { (*recipe(r)->mutable_statistics())["fisher"] = "s3://a/b"; }},
       {"merge_job.spec.recipe.transforms[0].method MISSING_KEY",
