@@ -104,7 +104,9 @@ class Kill(TestCase):
             tally["complete" if complete else "unfinished"] += 1
         with self.subTest(f"round {number} ({kind.name}), killed {', '.join(moments)}"):
             result = self.run_ok(kind.recipe, "--out", place.uri)
-            self.assertEqual(result.json["already_complete"], complete)
+            # A server of objects may carry out the killed run's last request after we looked.
+            if complete or hasattr(place, "path"):
+                self.assertEqual(result.json["already_complete"], complete)
             tally["resumed"] += result.json["resumed"]
             self.assert_complete(place, kind.reference)
         if hasattr(place, "path"):
