@@ -2,7 +2,6 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 
@@ -20,10 +19,6 @@ std::vector<int64_t> ShapeOf(const LowRankChange& change) {
   if (change.transposed) return {shape[1], change.b.shape[0]};
   shape[0] = change.b.shape[0];
   return shape;
-}
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
 
 // Everything that the models change, by the base's names.

@@ -1,4 +1,4 @@
-// An adapter in place of a model: which tensors become factors, which are written in full.
+// An adapter in place of a model: the tensors of its file.
 //
 // Factors of adapters are put together where the method adds the adapters up: with c the
 // coefficient of a model and s the scale of its adapter, sum_k c_k s_k B_k A_k = [c_1 s_1 B_1 ...]
@@ -7,61 +7,21 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "core/checkpoint/adapter_writer.h"
+#include "core/engine/adapter_kinds.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 #include "core/methods/elements.h"
-#include "core/methods/linear.h"
 #include "nlohmann/json.hpp"
 
 namespace orthomerge {
 namespace {
 
 constexpr absl::string_view kPrefix = "base_model.model.";
-constexpr absl::string_view kWeight = ".weight";
-constexpr absl::string_view kBias = ".bias";
-
-// Where a tensor goes.
-enum class Kind { kNowhere, kJoined, kDecomposed, kSaved, kBiasOfFactors };
-
-// What an adapter contributes to a module's factors.
-struct Share {
-  size_t model = 0;
-  const LowRankChange* change = nullptr;
-  double factor = 0;  // of B A
-};
-
-std::string ModuleOf(const std::string& tensor) {
-  const size_t dot = tensor.rfind('.');
-  return dot == std::string::npos ? "" : tensor.substr(0, dot);
-}
-
-// All modules around the tensor, the nearest first.
-std::vector<std::string> ModulesAround(const std::string& tensor) {
-  std::vector<std::string> modules;
-  for (std::string module = ModuleOf(tensor); !module.empty(); module = ModuleOf(module)) {
-    modules.push_back(module);
-  }
-  return modules;
-}
-
-// Whether PEFT finds a layer with factors of its own kind there: embeddings, whose factors have
-// other names, and routers, which need not be layers, are rather written in full.
-bool IsLinear(const std::string& name, const std::vector<int64_t>& shape) {
-  if (shape.size() != 2 || !absl::EndsWith(name, kWeight) || IsEmbeddingName(name)) return false;
-  const std::string module = ModuleOf(name);
-  const std::string last = module.substr(module.rfind('.') + 1);
-  for (const absl::string_view part : {"emb", "wte", "wpe", "relative_attention_bias", "router"}) {
-    if (absl::StrContains(last, part)) return false;
-  }
-  return last != "shared" && last != "gate";
-}
 
 // Layers of these models keep their weights as [in, out].
 bool IsConv1d(const std::optional<std::string>& config, const std::string& name) {
@@ -85,17 +45,13 @@ class AdapterPlanner {
         device_(device),
         rank_(plan->recipe.output.adapter->rank),
         plan_(*plan),
-        diagnostics_(*diagnostics) {}
+        diagnostics_(*diagnostics),
+        kinds_(inputs, *plan) {}
 
   absl::Status Make() {
-    RETURN_IF_ERROR(CheckMethod());
-    FindCoefficients();
-    if (!rank_.has_value()) RETURN_IF_ERROR(CheckExact());
-    for (const PlanTensor& tensor : plan_.tensors) kinds_.push_back(KindOf(tensor));
-    RETURN_IF_ERROR(FindSavedModules());
-    RETURN_IF_ERROR(CheckRank());
+    RETURN_IF_ERROR(kinds_.Find());
     plan_.adapter.emplace();
-    for (size_t t = 0; t < kinds_.size(); ++t) RETURN_IF_ERROR(Place(t));
+    for (size_t t = 0; t < plan_.tensors.size(); ++t) RETURN_IF_ERROR(Place(t));
     if (plan_.adapter->modules.empty()) return NothingToWrite();
     if (plan_.rounds.empty()) Compact();
     RETURN_IF_ERROR(LoadAlgebra());
@@ -104,214 +60,19 @@ class AdapterPlanner {
   }
 
  private:
-  static absl::Status Fault(Reason reason, absl::string_view message) {
-    return MakeError(reason, message);
-  }
-
-  const ModelInput& InputOf(size_t model) const { return inputs_[model + (has_base_ ? 1 : 0)]; }
-  size_t models() const { return plan_.recipe.models.size(); }
-
-  // Masks and the like belong to a whole model.
-  absl::Status CheckMethod() const {
-    bool others = !plan_.method->scalars().empty();
-    for (const PlanTensor& tensor : plan_.tensors) {
-      if (tensor.copied() || tensor.keep) continue;
-      for (const SinkSpec& sink : tensor.program->sinks(tensor.tensor)) {
-        others = others || !sink.artifact.empty();
-      }
-    }
-    if (!others) return absl::OkStatus();
-    return Fault(Reason::kUnsupported,
-                 absl::StrCat(plan_.recipe.method,
-                              " writes more than a model, which no adapter can carry; leave out "
-                              "`output.adapter`"));
-  }
-
-  // Of the adapters, where the merged model is the base plus their weighted sum.
-  void FindCoefficients() {
-    if (!plan_.recipe.transforms.empty()) return;
-    MethodSpec spec;
-    spec.name = plan_.recipe.method;
-    spec.parameters = plan_.recipe.parameters;
-    for (const RecipeModel& model : plan_.recipe.models) spec.weights.push_back(model.weight);
-    coefficients_ = LinearCoefficients(spec);
-    for (size_t k = 0; k < coefficients_.size(); ++k) {
-      if (InputOf(k).adapter() == nullptr) return coefficients_.clear();
-      coefficients_[k] *= plan_.row_factors[k + (has_base_ ? 1 : 0)];
-    }
-  }
-
-  absl::Status CheckExact() const {
-    constexpr absl::string_view kInstead =
-        "; give the rank of an approximation, such as `rank: 16`";
-    for (size_t k = 0; k < models(); ++k) {
-      if (InputOf(k).adapter() != nullptr) continue;
-      return Fault(Reason::kUnsupported,
-                   absl::StrCat("rank: exact puts adapters together, but model ",
-                                plan_.recipe.models[k].name, " (", InputOf(k).uri().ToString(),
-                                ") is a whole model", kInstead));
-    }
-    if (!coefficients_.empty()) return absl::OkStatus();
-    return Fault(Reason::kUnsupported,
-                 absl::StrCat("rank: exact is for sums of adapters (average, task_arithmetic), ",
-                              plan_.recipe.transforms.empty() ? plan_.recipe.method : "a transform",
-                              " makes something else of them", kInstead));
-  }
-
-  const TensorChange* ChangeBy(size_t model, const std::string& tensor) const {
-    const ModelInput& input = InputOf(model);
-    if (has_base_) return input.adapter() == nullptr ? nullptr : input.ChangeFor(tensor);
-    for (const TensorChange& change : input.changes()) {
-      if (change.tensor == tensor) return &change;
-    }
-    return nullptr;
-  }
-
-  // The factors that add up to the tensor's change; nothing where more than factors is in it.
-  std::optional<std::vector<Share>> SharesOf(const std::string& tensor) const {
-    std::vector<Share> shares;
-    if (coefficients_.empty()) return std::nullopt;
-    for (size_t k = 0; k < models(); ++k) {
-      const TensorChange* const change = ChangeBy(k, tensor);
-      if (change == nullptr || coefficients_[k] == 0) continue;
-      if (!change->low_rank.has_value() || change->full.has_value() || change->rows.has_value() ||
-          change->added.has_value()) {
-        return std::nullopt;
-      }
-      // A head that changes along with an embedding has the embedding's factors.
-      if (!shares.empty() && shares[0].change->a.name != change->low_rank->a.name) {
-        return std::nullopt;
-      }
-      shares.push_back({k, &*change->low_rank, coefficients_[k] * change->low_rank->scale});
-    }
-    return shares;
-  }
-
-  static int64_t RankOf(const std::vector<Share>& shares) {
-    int64_t rank = 0;
-    for (const Share& share : shares) rank += share.change->a.shape[0];
-    return rank;
-  }
-
-  // The factors that an adapter has for the tensor.
-  const LowRankChange* AnyFactors(const std::string& tensor) const {
-    for (size_t k = 0; k < models(); ++k) {
-      const TensorChange* const change = ChangeBy(k, tensor);
-      if (change != nullptr && change->low_rank.has_value()) return &*change->low_rank;
-    }
-    return nullptr;
-  }
-
-  Kind KindOf(const PlanTensor& tensor) const {
-    if (tensor.copied() || tensor.keep) return Kind::kNowhere;
-    const bool same =
-        std::all_of(tensor.sources.begin() + 1, tensor.sources.end(),
-                    [&](const TensorSource& source) { return IsBase(source, tensor.sources[0]); });
-    if (same) return Kind::kNowhere;
-    const std::string& name = tensor.tensor.name;
-    const std::optional<std::vector<Share>> shares = SharesOf(name);
-    if (shares.has_value()) {
-      if (shares->empty()) return Kind::kNowhere;
-      if (!rank_.has_value() || RankOf(*shares) <= *rank_) return Kind::kJoined;
-    }
-    const LowRankChange* const factors = AnyFactors(name);
-    const bool matrix = factors != nullptr ? factors->a.shape.size() == 2 && IsMatrix(tensor)
-                                           : IsLinear(name, tensor.tensor.shape);
-    return rank_.has_value() && matrix ? Kind::kDecomposed : Kind::kSaved;
-  }
-
-  static bool IsMatrix(const PlanTensor& tensor) {
-    return tensor.tensor.shape.size() == 2 && tensor.tensor.elements() > 0;
-  }
-
-  bool HasFactors(size_t t) const {
-    return kinds_[t] == Kind::kJoined || kinds_[t] == Kind::kDecomposed;
-  }
-
-  // PEFT saves whole modules and takes every module whose name ends like an entry.
-  absl::Status FindSavedModules() {
-    std::map<std::string, size_t> by_name;
-    std::set<std::string> modules;
-    for (size_t t = 0; t < kinds_.size(); ++t) {
-      by_name[plan_.tensors[t].tensor.name] = t;
-      for (std::string& module : ModulesAround(plan_.tensors[t].tensor.name)) {
-        modules.insert(std::move(module));
-      }
-    }
-    for (size_t t = 0; t < kinds_.size(); ++t) {
-      if (kinds_[t] != Kind::kSaved) continue;
-      const std::string& name = plan_.tensors[t].tensor.name;
-      const std::string module = ModuleOf(name);
-      if (!has_base_) {
-        return Fault(Reason::kBaseMissing,
-                     absl::StrCat("tensor ", name,
-                                  " would be written in full, which takes the "
-                                  "base's values: give `base`, or a higher rank"));
-      }
-      if (module.empty()) {
-        return Fault(Reason::kUnsupported,
-                     absl::StrCat("tensor ", name,
-                                  " stands in no module, so that no adapter can change it; add it "
-                                  "to `exclude` to leave it as in the base"));
-      }
-      const auto weight = by_name.find(absl::StrCat(module, kWeight));
-      if (absl::EndsWith(name, kBias) && weight != by_name.end() && HasFactors(weight->second)) {
-        kinds_[t] = Kind::kBiasOfFactors;
-      } else {
-        saved_.insert(module);
-      }
-    }
-    if (saved_.empty()) return absl::OkStatus();
-    std::set<std::string> ends = saved_;
-    for (const std::string& module : modules) {
-      for (size_t from = 0; from < module.size() && !saved_.contains(module); ++from) {
-        if (ends.contains(module.substr(from))) saved_.insert(module);
-      }
-    }
-    for (size_t t = 0; t < kinds_.size(); ++t) {
-      const std::vector<std::string> around = ModulesAround(plan_.tensors[t].tensor.name);
-      if (std::any_of(around.begin(), around.end(),
-                      [this](const std::string& module) { return saved_.contains(module); })) {
-        kinds_[t] = Kind::kSaved;
-      }
-    }
-    std::erase_if(saved_, [this](const std::string& module) {  // inside of another one
-      const std::vector<std::string> around = ModulesAround(module);
-      return std::any_of(around.begin(), around.end(),
-                         [this](const std::string& other) { return saved_.contains(other); });
-    });
-    return absl::OkStatus();
-  }
-
-  static int64_t HighestRank(const PlanTensor& tensor) {
-    return std::min(tensor.tensor.shape[0], tensor.tensor.shape[1]);
-  }
-
-  absl::Status CheckRank() const {
-    int64_t highest = 0;
-    bool any = false;
-    for (size_t t = 0; t < kinds_.size(); ++t) {
-      if (kinds_[t] != Kind::kDecomposed) continue;
-      any = true;
-      highest = std::max(highest, HighestRank(plan_.tensors[t]));
-    }
-    if (!any || *rank_ <= highest) return absl::OkStatus();
-    return Fault(Reason::kOutOfRange,
-                 absl::StrCat("rank ", *rank_, " is above ", highest,
-                              ", the highest rank that a matrix of this model can have"));
-  }
+  using Kind = AdapterKinds::Kind;
 
   absl::Status Place(size_t t) {
     PlanTensor& tensor = plan_.tensors[t];
     const std::string& name = tensor.tensor.name;
-    switch (kinds_[t]) {
+    switch (kinds_.kind(t)) {
       case Kind::kNowhere:
         tensor.left_out = true;
         tensor.what = "not in the adapter: as in the base";
         return absl::OkStatus();
       case Kind::kJoined:
         tensor.left_out = true;
-        return Join(*SharesOf(name), ModuleOf(name));
+        return Join(*kinds_.SharesOf(name), ModuleOf(name));
       case Kind::kDecomposed:
         return Decompose(&tensor);
       case Kind::kSaved:
@@ -327,17 +88,17 @@ class AdapterPlanner {
     return absl::OkStatus();
   }
 
-  absl::Status Join(const std::vector<Share>& shares, const std::string& module) {
+  absl::Status Join(const std::vector<FactorShare>& shares, const std::string& module) {
     const int64_t rank = RankOf(shares);
     // A factor that all have and that is no flip of sign stays out of the numbers, as alpha.
-    const bool alike = std::all_of(shares.begin(), shares.end(), [&](const Share& share) {
+    const bool alike = std::all_of(shares.begin(), shares.end(), [&](const FactorShare& share) {
       return share.factor == shares[0].factor && share.factor > 0;
     });
     std::vector<SideTensor> a, b;
     DType dtype = DType::kF32;
-    for (const Share& share : shares) {
+    for (const FactorShare& share : shares) {
       const auto& change = *share.change;
-      const ModelInput& input = InputOf(share.model);
+      const ModelInput& input = kinds_.InputOf(share.model);
       const int64_t own = change.a.shape[0];
       a.push_back(input.Side(change.a, own, change.a.elements() / own));
       b.push_back(input.Side(change.b, change.b.shape[0], own));
@@ -349,15 +110,15 @@ class AdapterPlanner {
     AddJoined(first.b, 1, rank, MakeJoinedForm(b, true), shares, dtype);
     const double alpha = static_cast<double>(rank) * (alike ? shares[0].factor : 1);
     if (!std::isfinite(alpha)) {
-      return Fault(Reason::kOutOfRange,
-                   absl::StrCat("the scale of module ", module, " is not finite"));
+      return MakeError(Reason::kOutOfRange,
+                       absl::StrCat("the scale of module ", module, " is not finite"));
     }
     plan_.adapter->modules.push_back({module, rank, alpha});
     return absl::OkStatus();
   }
 
   void AddJoined(const TensorInfo& like, size_t axis, int64_t rank,
-                 std::shared_ptr<const SourceForm> form, const std::vector<Share>& shares,
+                 std::shared_ptr<const SourceForm> form, const std::vector<FactorShare>& shares,
                  DType dtype) {
     PlanTensor tensor;
     tensor.tensor.name = like.name;
@@ -385,7 +146,7 @@ class AdapterPlanner {
     FactorPair pair;
     pair.module = ModuleOf(name);
     pair.rank = std::min(*rank_, HighestRank(*tensor));
-    if (const LowRankChange* factors = AnyFactors(name)) {
+    if (const LowRankChange* factors = kinds_.AnyFactors(name)) {
       pair.a_name = factors->a.name;
       pair.b_name = factors->b.name;
       pair.transposed = factors->transposed;
@@ -417,15 +178,16 @@ class AdapterPlanner {
   }
 
   absl::Status NothingToWrite() const {
-    if (saved_.empty()) {
-      return Fault(Reason::kUnsupported,
-                   "nothing to write: no tensor differs from the base (all are excluded, have "
-                   "weight 0, are integers or are changed by no model)");
+    if (kinds_.saved().empty()) {
+      return MakeError(Reason::kUnsupported,
+                       "nothing to write: no tensor differs from the base (all are excluded, have "
+                       "weight 0, are integers or are changed by no model)");
     }
-    return Fault(Reason::kUnsupported,
-                 absl::StrCat("no matrix differs from the base, only tensors that are written in "
-                              "full, such as those of ",
-                              *saved_.begin(), ": that is no adapter"));
+    return MakeError(
+        Reason::kUnsupported,
+        absl::StrCat("no matrix differs from the base, only tensors that are written in "
+                     "full, such as those of ",
+                     *kinds_.saved().begin(), ": that is no adapter"));
   }
 
   // Without rounds nobody counts tensors by their places.
@@ -464,7 +226,7 @@ class AdapterPlanner {
     AdapterPlan& adapter = *plan_.adapter;
     std::sort(adapter.modules.begin(), adapter.modules.end(),
               [](const AdapterModule& a, const AdapterModule& b) { return a.name < b.name; });
-    adapter.saved_modules.assign(saved_.begin(), saved_.end());
+    adapter.saved_modules.assign(kinds_.saved().begin(), kinds_.saved().end());
     WrittenAdapter written;
     for (const AdapterModule& module : adapter.modules) {
       written.modules.push_back({module.name, module.rank, module.alpha});
@@ -474,8 +236,8 @@ class AdapterPlanner {
     written.fan_in_fan_out = fan_in_fan_out_;
     written.ensure_weight_tying = SavesTiedEmbedding();
     bool first = true;
-    for (size_t k = 0; k < models(); ++k) {
-      const AdapterConfig* const config = InputOf(k).adapter();
+    for (size_t k = 0; k < plan_.recipe.models.size(); ++k) {
+      const AdapterConfig* const config = kinds_.InputOf(k).adapter();
       if (config == nullptr) continue;
       written.fan_in_fan_out = written.fan_in_fan_out || config->fan_in_fan_out;
       const bool same_base = first || config->base_model == written.base_model;
@@ -495,7 +257,7 @@ class AdapterPlanner {
   bool SavesTiedEmbedding() {
     if (!has_base_) return false;
     const TensorInfo* const tied = inputs_[0].checkpoint().TiedStandIn("lm_head.weight");
-    if (tied == nullptr || !saved_.contains(ModuleOf(tied->name))) return false;
+    if (tied == nullptr || !kinds_.saved().contains(ModuleOf(tied->name))) return false;
     for (const PlanTensor& tensor : plan_.tensors) {
       if (IsHeadName(tensor.tensor.name)) return false;
     }
@@ -513,9 +275,7 @@ class AdapterPlanner {
   const std::optional<int64_t> rank_;
   Plan& plan_;
   Diagnostics& diagnostics_;
-  std::vector<double> coefficients_;  // per model; empty: no sum of adapters
-  std::vector<Kind> kinds_;           // per tensor
-  std::set<std::string> saved_;
+  AdapterKinds kinds_;
   std::vector<PlanTensor> joined_;
   bool biases_ = false;
   bool fan_in_fan_out_ = false;

@@ -15,10 +15,6 @@ namespace {
 // Faults of one kind are listed up to here, then counted.
 constexpr int kListed = 20;
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
 class Matcher {
  public:
   Matcher(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
@@ -193,6 +189,10 @@ class Matcher {
 };
 
 }  // namespace
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
 
 absl::Status MatchTensors(Plan* plan, const std::vector<ModelInput>& inputs, bool has_base,
                           PlannedTokenizer* tokenizer, Diagnostics* diagnostics) {

@@ -249,6 +249,9 @@ bool IsSolvedInMemory(const Plan& plan, const PlanTensor& tensor);
 // Memory that this takes: the bytes of all sources, partials, rows.
 uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor);
 
+// For messages: "[4, 3]".
+std::string ShapeText(const std::vector<int64_t>& shape);  // match.cc
+
 class ModelInput;        // inputs.h
 class PlannedTokenizer;  // tokenizer.h
 
