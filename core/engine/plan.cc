@@ -31,16 +31,6 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
-// What recipes can say and the engine cannot do.
-void RefuseWhatIsNotThereYet(const Recipe& recipe, Diagnostics* diagnostics) {
-  if (recipe.output.adapter.has_value() && recipe.dialect == Recipe::Dialect::kMergekit) {
-    diagnostics->Error(Reason::kUnsupported,
-                       "an adapter as the output of a mergekit recipe is not supported by this "
-                       "version; write the recipe in the native form (`method`)",
-                       "output.adapter");
-  }
-}
-
 // config.json and sidecars come from the base, without one from the first model. Those of a
 // tokenizer that the recipe asks for are planned already.
 absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
@@ -245,8 +235,6 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
     diagnostics->Add(device.status());
     return device.status();
   }
-  RefuseWhatIsNotThereYet(recipe, diagnostics);
-  RETURN_IF_ERROR(diagnostics->ToStatus());
   auto plan = std::make_unique<Plan>();
   plan->recipe = recipe;
   ASSIGN_OR_RETURN(const std::vector<ModelInput> inputs,

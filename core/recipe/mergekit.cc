@@ -37,6 +37,12 @@ class MergekitReader {
     ReadTokenizer(context, root_);
     recipe_.output =
         reader_.ReadOutput(FindValue(root_, "output"), reader_.file().working_directory);
+    if (recipe_.output.adapter.has_value()) {
+      const YamlEntry* const entry = FindValue(root_, "output")->value.Find("adapter");
+      Error(Reason::kUnsupported,
+            "only native recipes ('method' in place of 'merge_method') have an adapter as output",
+            "output.adapter", entry->key_location);
+    }
     ReadDTypes();
     recipe_.seed = reader_.ReadSeed(nullptr);
     return std::move(recipe_);
@@ -50,6 +56,8 @@ class MergekitReader {
 
   void CheckTopLevelKeys() {
     const auto hint = [](const std::string& key) {
+      if (key == "sweep")
+        return "; only native recipes sweep ('method' in place of 'merge_method')";
       return key == "base" ? "; did you mean 'base_model'?" : "";
     };
     reader_.CheckKeys(

@@ -116,18 +116,7 @@ TEST_F(AdapterOutputTest, GivesTheSameBytesWhateverTheResources) {
   const std::unique_ptr<Plan> plan = PlanOf(recipe);
   ASSERT_NE(plan, nullptr);
   ASSERT_GT(plan->files[0].parts.size(), 1u);
-  std::map<std::string, std::string> want;
-  for (const auto& [threads, budget] :
-       {std::pair<int, uint64_t>{1, kGiB}, {4, kGiB}, {3, plan->memory.smallest}}) {
-    EngineOptions options;
-    options.threads = threads;
-    options.memory_budget = budget;
-    (void)Run(recipe, options);
-    const auto files = ModelFiles(Path("out"));
-    if (want.empty()) want = files;
-    EXPECT_TRUE(files == want) << threads << " threads, budget " << budget;
-    fs::remove_all(Path("out"));
-  }
+  ExpectSameBytes(recipe, *plan);
 }
 
 // What more than factors changes is the method's own result, under PEFT's names.
@@ -191,8 +180,6 @@ TEST_F(AdapterOutputTest, SaysWhatCannotBe) {
   for (RecipeModel& model : recipe.models) model.weight = 0;
   fails(Reason::kUnsupported, "nothing to write: no tensor differs", recipe);
   fails(Reason::kUnsupported, "emr writes more than a model", MakeRanked("emr", 3, 4));
-  recipe = MakeExact("mergekit.linear", 3);
-  fails(Reason::kUnsupported, "write the recipe in the native form", recipe);
 
   Add("v", 7, 8, 2);
   WriteAdapter("m1", R"("r":2)");
