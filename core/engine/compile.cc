@@ -117,6 +117,14 @@ void MarkFromBase(const Plan& plan, PlanTensor* tensor) {
   }
 }
 
+// Whether all that the recipe makes leave the tensor alone.
+bool IsExcludedByAll(const Recipe& recipe, absl::string_view name) {
+  if (recipe.variants.empty()) return IsExcluded(recipe.parameters, name);
+  return std::all_of(
+      recipe.variants.begin(), recipe.variants.end(),
+      [&](const RecipeVariant& variant) { return IsExcluded(variant.parameters, name); });
+}
+
 // A text of `exclude` that no tensor's name contains is probably misspelt.
 void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
   const auto check = [&](const ParameterMap& parameters) {
@@ -131,7 +139,8 @@ void WarnOfIdleExcludes(const Plan& plan, Diagnostics* diagnostics) {
       }
     }
   };
-  check(plan.recipe.parameters);
+  if (plan.recipe.variants.empty()) check(plan.recipe.parameters);
+  for (const RecipeVariant& variant : plan.recipe.variants) check(variant.parameters);
   for (const RecipeTransform& transform : plan.recipe.transforms) check(transform.parameters);
 }
 
@@ -260,7 +269,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
       }
     } else if (plain && IsPassthrough(recipe)) {
       MakeCopy(&tensor, false, "copied");
-    } else if (plain && IsExcluded(recipe.parameters, tensor.tensor.name)) {
+    } else if (plain && IsExcludedByAll(recipe, tensor.tensor.name)) {
       MakeCopy(&tensor, false, "copied (excluded)");
     } else {
       diagnostics->Error(

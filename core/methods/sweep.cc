@@ -33,29 +33,33 @@ const Solved& SolvedOf(const std::vector<SweepVariant>& variants, size_t v, cons
 // Of one tensor, per variant; null where it keeps the tensor.
 using Programs = std::vector<std::unique_ptr<TensorProgram>>;
 
-// A copy of a region, whose rows a program may change.
+// Gives program after program the same region, whose rows each may change.
 class RegionCopy {
  public:
-  explicit RegionCopy(const Region& region) : region_(region) {
-    const size_t bytes = static_cast<size_t>(region.elements) * (region.f64 ? 8 : 4);
-    const size_t stride = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  explicit RegionCopy(const Region& region)
+      : original_(region),
+        region_(region),
+        bytes_(static_cast<size_t>(region.elements) * (region.f64 ? 8 : 4)) {
+    const size_t stride = (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
     const size_t all = std::max(stride * region.rows.size(), kAlignment);
     memory_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, all)));
     if (memory_ == nullptr) throw std::bad_alloc();
-    for (size_t k = 0; k < region.rows.size(); ++k) {
-      rows_.push_back(memory_.get() + k * stride);
-      std::memcpy(rows_[k], region.rows[k], bytes);
-    }
+    for (size_t k = 0; k < region.rows.size(); ++k) rows_.push_back(memory_.get() + k * stride);
     region_.rows = rows_;
   }
 
-  const Region& region() const { return region_; }
+  const Region& Fresh() {
+    for (size_t k = 0; k < rows_.size(); ++k) std::memcpy(rows_[k], original_.rows[k], bytes_);
+    return region_;
+  }
 
  private:
   struct Free {
     void operator()(char* p) const { std::free(p); }
   };
+  const Region& original_;
   Region region_;
+  const size_t bytes_;  // of a row
   std::unique_ptr<char, Free> memory_;
   std::vector<void*> rows_;
 };
@@ -110,6 +114,7 @@ class SweepProgram : public TensorProgram {
 
   void Accumulate(int round, const Region& region, const Solved& solved,
                   Accumulator& partial) const override {
+    RegionCopy copy(region);
     size_t at = 0;
     for (size_t v = 0; v < variants_.size(); ++v) {
       const auto width = static_cast<size_t>(Width(v, round));
@@ -117,8 +122,7 @@ class SweepProgram : public TensorProgram {
         Accumulator own;
         if (!partial.lanes.empty()) own.lanes = partial.lanes.subspan(at * kLanes, width * kLanes);
         if (!partial.counters.empty()) own.counters = partial.counters.subspan(at, width);
-        const RegionCopy copy(region);
-        (*programs_)[v]->Accumulate(rounds_[round].own[v], copy.region(), solved.variants[v], own);
+        (*programs_)[v]->Accumulate(rounds_[round].own[v], copy.Fresh(), solved.variants[v], own);
       }
       at += width;
     }
@@ -161,6 +165,7 @@ class SweepProgram : public TensorProgram {
 
   absl::Status Emit(const Region& region, const Solved& solved,
                     absl::Span<void* const> sinks) const override {
+    RegionCopy copy(region);
     for (size_t v = 0; v < variants_.size(); ++v) {
       const size_t first = first_sinks_[v];
       const absl::Span<void* const> own = sinks.subspan(first, first_sinks_[v + 1] - first);
@@ -170,8 +175,7 @@ class SweepProgram : public TensorProgram {
         std::memcpy(own[0], kept, static_cast<size_t>(region.elements) * tensor_width_);
         continue;
       }
-      const RegionCopy copy(region);
-      RETURN_IF_ERROR((*programs_)[v]->Emit(copy.region(), SolvedOf(variants_, v, solved), own));
+      RETURN_IF_ERROR((*programs_)[v]->Emit(copy.Fresh(), SolvedOf(variants_, v, solved), own));
     }
     return absl::OkStatus();
   }

@@ -309,6 +309,26 @@ TEST_F(SweepTest, AVariantIsAModelToOtherRecipes) {
             FilesBelow(Path("out")).at("variants/lambda=0.3/model.safetensors"));
 }
 
+TEST_F(SweepTest, OnlyWhatAllLeaveOutMayHaveAnyDtype) {
+  std::mt19937_64 random(3);
+  TestModel base = base_;
+  base.push_back(RandomTensor("h.packed", DType::kF8E4M3FNUZ, {40}, random));
+  WriteModels(base, {base, base, base});
+  const auto plan_with = [this](const std::string& second) {
+    return TryPlan(
+        Parse(Text("method: task_arithmetic\n",
+                   absl::StrCat("sweep:\n- {name: a, parameters: {exclude: [h.packed]}}\n"
+                                "- {name: b, parameters: {exclude: [",
+                                second, "]}}\n"))));
+  };
+  EXPECT_THAT(plan_with("h.packed"), IsOk());
+  const auto plan = plan_with("nothing");
+  ASSERT_FALSE(plan.ok());
+  EXPECT_THAT(plan.status().message(), HasSubstr("tensor h.packed has a dtype"));
+  EXPECT_THAT(diagnostics_.items().back().message,
+              HasSubstr("no tensor's name contains 'nothing'"));
+}
+
 TEST_F(SweepTest, KindsThatCutTensorsDifferentlyAreRefused) {
   const Recipe recipe = Parse(Text("method: awd\n", "sweep: {granularity: [tensor, row]}\n"));
   const auto plan = TryPlan(recipe);
