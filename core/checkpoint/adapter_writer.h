@@ -14,12 +14,12 @@ struct WrittenModule {
 };
 
 struct WrittenAdapter {
-  std::vector<WrittenModule> modules;      // with factors; not empty
-  std::vector<std::string> saved_modules;  // in full
-  bool biases = false;                     // of modules with factors, in full
-  bool fan_in_fan_out = false;             // of some modules the weights are [in, out]
-  bool ensure_weight_tying = false;        // the head is tied to an embedding that is saved
-  std::string base_model, task_type;       // may be empty
+  std::vector<WrittenModule> modules = {};      // with factors; not empty
+  std::vector<std::string> saved_modules = {};  // in full
+  bool biases = false;                          // of modules with factors, in full
+  bool fan_in_fan_out = false;                  // of some modules the weights are [in, out]
+  bool ensure_weight_tying = false;             // the head is tied to an embedding that is saved
+  std::string base_model = {}, task_type = {};  // may be empty
 };
 
 // The rank and the alpha that most modules have are r and lora_alpha; modules with others have

@@ -13,7 +13,8 @@ constexpr int kReadThreads = 8;
 uint64_t LargestSolve(const Plan& plan) {
   uint64_t largest = 0;
   for (const PlanTensor& tensor : plan.tensors) {
-    if (IsSolvedInMemory(plan, tensor)) largest = std::max(largest, SolveBytes(plan, tensor));
+    if (!tensor.left_out && IsSolvedInMemory(plan, tensor))
+      largest = std::max(largest, SolveBytes(plan, tensor));
   }
   return largest;
 }

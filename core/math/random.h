@@ -2,6 +2,7 @@
 // chunks, tasks or restarts.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
@@ -17,9 +18,9 @@ class RandomStream {
 
   // Of elements [first, first + count): 32 random bits each.
   void Bits(int64_t first, int64_t count, uint32_t* bits) const;
-  // Bits are at most this with probability `p`, above 0 and at most 1.
+  // Bits are at most this with probability `p`, above 0 (above 1 is 1).
   static uint32_t LastOf(double p) {
-    const double end = p * 0x1p32;
+    const double end = std::min(p, 1.0) * 0x1p32;
     const auto below = static_cast<int64_t>(end);
     return static_cast<uint32_t>(static_cast<double>(below) == end ? below - 1 : below);
   }

@@ -64,6 +64,21 @@ Recipe WrittenAdapterTest::MakeRanked(const std::string& method, int k, int64_t 
   return recipe;
 }
 
+void WrittenAdapterTest::ExpectSameBytes(const Recipe& recipe, const Plan& plan) {
+  std::map<std::string, std::string> want;
+  for (const auto& [threads, budget] :
+       {std::pair<int, uint64_t>{1, kGiB}, {4, kGiB}, {3, plan.memory.smallest}}) {
+    EngineOptions options;
+    options.threads = threads;
+    options.memory_budget = budget;
+    (void)Run(recipe, options);
+    const auto files = ModelFiles(Path("out"));
+    if (want.empty()) want = files;
+    EXPECT_TRUE(files == want) << threads << " threads, budget " << budget;
+    fs::remove_all(Path("out"));
+  }
+}
+
 nlohmann::json WrittenAdapterTest::Config(const std::string& folder) const {
   return nlohmann::json::parse(FilesBelow(Path(folder))["adapter_config.json"]);
 }

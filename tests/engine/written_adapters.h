@@ -29,6 +29,9 @@ class WrittenAdapterTest : public EngineTest {
   Recipe MakeRanked(const std::string& method, int k, int64_t rank,
                     const ParameterMap& parameters = {}) const;
 
+  // Runs of the recipe with other threads and budgets, down to the plan's smallest.
+  void ExpectSameBytes(const Recipe& recipe, const Plan& plan);
+
   // Of an adapter in a folder.
   nlohmann::json Config(const std::string& folder) const;
   std::vector<std::string> Modules(const std::string& folder) const;

@@ -391,6 +391,14 @@ class ServiceCase(TestCase):
     def small(self):
         return self.world.family("small")
 
+    def run_as_job(self, text):
+        """A recipe as a job that succeeds: its output's place and the job."""
+        client, place = self.server().client(), self.local_place_at("job")
+        recipe = pb().recipe.RecipeDocument(text=text, file_name="merge.yaml", output_uri=place.uri)
+        job = client.wait(client.create(pb().job.MergeJobSpec(document=recipe)).name)
+        self.assertEqual(state_of(job), "SUCCEEDED", str(job.error))
+        return place, job
+
     def fault(self, call, code, reason, *kinds):
         """The call fails as it ought to; the details beside ErrorInfo are at least `kinds`."""
         try:

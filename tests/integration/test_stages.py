@@ -6,7 +6,7 @@ import signal
 
 import proxy
 from gate import Gate, writes
-from service import ServiceCase, document, state_of
+from service import ServiceCase
 from support import bytes_of, cli, finish, start
 
 # The first is written as float16; the second takes two passes over what the first made.
@@ -125,13 +125,7 @@ class Stages(ServiceCase):
 
     def test_a_job(self):
         reference = self.by_hand(self.small())
-        client = self.server().client()
-        place = self.local_place_at("job")
-        spec = document("average", self.small(), place.uri)
-        spec.document.text = STAGES.format(inputs=self.small())
-        spec.document.output_uri = place.uri
-        job = client.wait(client.create(spec).name)
-        self.assertEqual(state_of(job), "SUCCEEDED", str(job.error))
+        place, job = self.run_as_job(STAGES.format(inputs=self.small()))
         self.assert_complete(place, reference)
         self.assertIn("first: write", [stage.name for stage in job.result.stages])
         provenance = json.loads(place.read("orthomerge.json"))

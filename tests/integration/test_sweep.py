@@ -6,7 +6,7 @@ import signal
 
 import proxy
 from gate import Gate
-from service import ServiceCase, document, state_of
+from service import ServiceCase
 from support import bytes_of, cli, finish, start
 
 SWEEP = """method: ties
@@ -64,13 +64,7 @@ class Sweep(ServiceCase):
         self.assertTrue(self.run_ok(recipe, "--out", place.uri).json["already_complete"])
 
     def test_a_job(self):
-        client = self.server().client()
-        place = self.local_place_at("job")
-        spec = document("average", self.small(), place.uri)
-        spec.document.text = SWEEP.format(inputs=self.small())
-        spec.document.output_uri = place.uri
-        job = client.wait(client.create(spec).name)
-        self.assertEqual(state_of(job), "SUCCEEDED", str(job.error))
+        place, _ = self.run_as_job(SWEEP.format(inputs=self.small()))
         self.check(place, self.small())
 
     def test_refused(self):
