@@ -100,8 +100,11 @@ std::string IndexText(const std::map<std::string, std::string>& weight_map, uint
 
 absl::Status LayOutArtifact(Plan* plan, const std::string& artifact,
                             const std::vector<Item>& items) {
-  // One file, if that is what the artifact's name says.
-  const bool lone = absl::EndsWith(artifact, ".safetensors") || plan->adapter.has_value();
+  // One file, if that is what the artifact's name says. Variants may be named as they like.
+  const std::vector<std::string> models = plan->models();
+  const bool is_model = std::find(models.begin(), models.end(), artifact) != models.end();
+  const bool lone =
+      (absl::EndsWith(artifact, ".safetensors") && !is_model) || plan->adapter.has_value();
   const std::vector<ScalarSpec> scalars = plan->method->scalars();
   const std::vector<std::vector<Item>> shards =
       lone ? std::vector<std::vector<Item>>{items}

@@ -16,6 +16,8 @@ namespace {
 constexpr uint64_t kMinChunk = 64 * kKiB;
 constexpr uint64_t kLocalChunk = 256 * kKiB;
 constexpr uint64_t kRemoteChunk = 4 * kMiB;
+// Of a tensor in a file: the placement, and what its program is for that file.
+constexpr uint64_t kPlacementBytes = 250;
 
 // Sizes of the plan that memory depends on, in bytes.
 struct Demand {
@@ -29,6 +31,7 @@ struct Demand {
   std::string whole_name;
   uint64_t part = 0;        // largest part
   int alike = 1;            // most files of equal layout
+  uint64_t sink = 0;        // largest row of a sink, for each further one of those files
   uint64_t counters = 0;    // exact partials, per thread
   uint64_t leaf_lanes = 0;  // ordered partials, per thread
   uint64_t strided = 0;     // to gather a strided tensor, per thread
@@ -97,10 +100,10 @@ Demand Measure(const Plan& plan) {
     demand.side = std::max(demand.side, side);
     const uint64_t width = tensor.tensor.f64 ? 8 : 4;
     const auto elements = static_cast<uint64_t>(tensor.tensor.elements());
-    const uint64_t sinks = tensor.keep ? 1 : tensor.program->sinks(tensor.tensor).size();
-    const uint64_t rows = tensor.sources.size() + sinks;
+    const uint64_t rows = tensor.sources.size() + 1;  // and the sink of one file
     const auto block =
         std::min<uint64_t>(elements, std::max<uint64_t>(kBlockElements, Granule(tensor)));
+    demand.sink = std::max(demand.sink, (IsWrittenWhole(tensor) ? elements : block) * width);
     uint64_t widest = 0, all = 0;
     for (const TensorSource& source : tensor.sources) {
       widest = std::max<uint64_t>(widest, BitsOf(source.dtype) / 8);
@@ -141,7 +144,7 @@ Demand Measure(const Plan& plan) {
   }
   for (const PlanFile& file : plan.files) {
     for (const Part& part : file.parts) demand.part = std::max(demand.part, part.end - part.begin);
-    demand.fixed += file.header.size();
+    demand.fixed += file.header.size() + kPlacementBytes * file.placements.size();
   }
   for (const std::vector<int>& alike : AlikeFiles(plan)) {
     demand.alike = std::max(demand.alike, static_cast<int>(alike.size()));
@@ -180,7 +183,8 @@ uint64_t Peak(const Demand& demand, const MemoryPlan& memory) {
   };
   const uint64_t parts = demand.part * static_cast<uint64_t>(memory.files_at_once) *
                          static_cast<uint64_t>(1 + memory.upload_slots);
-  const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole;
+  const uint64_t sinks = demand.sink * static_cast<uint64_t>(memory.files_at_once - 1);
+  const uint64_t write = chunks(demand.piece) + demand.blocks + parts + demand.whole + sinks;
   const uint64_t reduce =
       chunks(demand.reduce_piece) + demand.regions + demand.counters + demand.leaf_lanes;
   return demand.fixed + memory.side_pool +

@@ -79,9 +79,11 @@ void AddVariants(size_t first, Plan* plan) {
       blob.name = absl::StrCat(models[v], "/", blob.name);
       plan->blobs.push_back(std::move(blob));
     }
+    const nlohmann::json& given = recipe["sweep"][v];
     variants.push_back({{"name", plan->recipe.variants[v].name},
                         {"folder", models[v]},
-                        {"parameters", recipe["sweep"][v]["parameters"]}});
+                        {"parameters", given["parameters"]},
+                        {"model_parameters", given["model_parameters"]}});
   }
   plan->index = nlohmann::ordered_json{{"variants", std::move(variants)}}.dump(
                     2, ' ', false, nlohmann::json::error_handler_t::replace) +

@@ -162,7 +162,9 @@ absl::Status Publisher::PublishBlob(const Blob& blob) {
   if (published) return absl::OkStatus();
   const absl::Status status = store_->Put(uri, blob.bytes, metadata_, Condition::kIfAbsent, call_);
   if (status.ok() || ReasonOf(status) != Reason::kOutputExists) return status;
-  return IsPublished(uri).status();
+  // Another worker may have been first; what else stands in the way is a fault.
+  ASSIGN_OR_RETURN(published, IsPublished(uri));
+  return published ? absl::OkStatus() : status;
 }
 
 absl::Status Publisher::CopyBlob(const PlanBlob& blob) {

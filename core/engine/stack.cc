@@ -163,10 +163,14 @@ void Stack::ClearBase() {
   if (region_.base != nullptr) std::memset(rows_.Get(0), 0, row_bytes_);  // the first row
 }
 
-absl::Span<void* const> Stack::Sinks(size_t sinks) {
-  char* memory = sink_rows_.Get(row_bytes_ * sinks);
+absl::Span<void* const> Stack::Sinks(const std::vector<bool>& wanted) {
+  const auto count = static_cast<size_t>(std::count(wanted.begin(), wanted.end(), true));
+  char* next = sink_rows_.Get(row_bytes_ * count);
   sink_pointers_.clear();
-  for (size_t s = 0; s < sinks; ++s) sink_pointers_.push_back(memory + row_bytes_ * s);
+  for (const bool want : wanted) {
+    sink_pointers_.push_back(want ? next : nullptr);
+    if (want) next += row_bytes_;
+  }
   return sink_pointers_;
 }
 

@@ -43,8 +43,9 @@ class Stack {
                       absl::Span<const char* const> bytes, StackUse use, int64_t* nonfinite);
   // Makes the base of the region just built 0.
   void ClearBase();
-  // Rows of the working dtype for the sinks of the region just built.
-  absl::Span<void* const> Sinks(size_t sinks);
+  // Rows of the working dtype for the sinks of the region just built that are wanted, null for the
+  // others.
+  absl::Span<void* const> Sinks(const std::vector<bool>& wanted);
   void Release();
 
  private:

@@ -265,11 +265,7 @@ class WriteWorker : public StageWorker {
       const Region& region = stack_.Build(context_.plan, tensor, piece.first + done, count, at,
                                           StackUse::kEmit, nonfinite.data());
       if (tensor.factors.has_value() && tensor.factors->base_is_zero) stack_.ClearBase();
-      const absl::Span<void* const> all_rows = stack_.Sinks(sinks);
-      std::vector<void*> rows(all_rows.begin(), all_rows.end());
-      for (size_t i = 0; i < sinks; ++i) {
-        if (!wanted[i]) rows[i] = nullptr;
-      }
+      const absl::Span<void* const> rows = stack_.Sinks(wanted);
       RETURN_IF_ERROR(Annotate(tensor.program->Emit(region, solved_, rows), tensor.tensor.name));
       uint64_t size = 0;
       for (Output& output : work->outputs) {

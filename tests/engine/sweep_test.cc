@@ -213,6 +213,30 @@ TEST_F(SweepTest, FewerVariantsAtATimeWhereMemoryIsShort) {
   EXPECT_EQ(small->digest, plan->digest);
 }
 
+#ifndef ORTHOMERGE_WITHOUT_TORCH
+TEST_F(SweepTest, MatricesTakeNoMemoryForVariantsThatAreNotWritten) {
+  std::mt19937_64 random(5);
+  const TestModel base = {RandomTensor("a.weight", DType::kF32, {1000, 1000}, random)};
+  WriteModels(base, {Near(base, random), Near(base, random), Near(base, random)});
+  const auto smallest = [this](const std::string& lambdas) {
+    const std::string sweep = absl::StrCat("sweep: {lambda: [", lambdas, "]}\n");
+    return PlanOf(Parse(Text("method: iso_c\n", sweep)))->memory.smallest;
+  };
+  EXPECT_LT(smallest("0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8"), smallest("0.1") + kMiB);
+}
+#endif
+
+TEST_F(SweepTest, NamesOfVariantsAreNoFiles) {
+  Run(Parse(Text("method: emr\n", "sweep:\n- {name: a.safetensors}\n- {name: b}\n")));
+  const auto files = FilesBelow(Path("out"));
+  for (const std::string name : {"a.safetensors", "b"}) {
+    for (const char* file : {"model.safetensors", "config.json", "masks/m0.safetensors"}) {
+      EXPECT_TRUE(files.contains(absl::StrCat("variants/", name, "/", file)))
+          << name << " " << file;
+    }
+  }
+}
+
 TEST_F(SweepTest, ListsWhatIsWhere) {
   Run(Parse(
       Text("method: task_arithmetic\n", "sweep: [{name: low, parameters: {lambda: 0.25}}]\n")));
@@ -221,6 +245,7 @@ TEST_F(SweepTest, ListsWhatIsWhere) {
   EXPECT_EQ(list["variants"][0]["name"], "low");
   EXPECT_EQ(list["variants"][0]["folder"], "variants/low");
   EXPECT_EQ(list["variants"][0]["parameters"]["lambda"], 0.25);
+  EXPECT_EQ(list["variants"][0]["model_parameters"].size(), 3u);
   EXPECT_EQ(files.at("variants/low/tokenizer.json"), R"({"model": {}})");
   EXPECT_TRUE(files.contains("variants/low/config.json"));
   EXPECT_FALSE(files.contains("model.safetensors"));
