@@ -1,5 +1,6 @@
 #include "core/recipe/sweep.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -70,6 +71,9 @@ class SweepReader {
       if (schema.type != Type::kTextList) known.push_back(schema.name);
     }
     reader_.CheckKeys(grid, "sweep", known);
+    for (const YamlEntry& entry : grid.entries) {
+      faulty_ = faulty_ || std::find(known.begin(), known.end(), entry.key) == known.end();
+    }
     std::vector<GivenVariant> variants = {{}};
     for (const std::string& name : known) {
       const YamlEntry* entry = grid.Find(name);
