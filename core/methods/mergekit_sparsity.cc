@@ -158,7 +158,9 @@ class RankedRow {
     for (int bin = 0; bin < Bins::kBins; ++bin) {
       const int64_t size = bins_.sizes()[bin];
       if (size == 0) continue;
-      limits_[bin] = {LastOf(end - size), LastOf(end - 1)};
+      // A negative epsilon keeps the smaller ones rather.
+      const auto [always, perhaps] = std::minmax({LastOf(end - size), LastOf(end - 1)});
+      limits_[bin] = {always, perhaps};
       end -= size;
     }
   }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 
+#include "core/math/random.h"
 #include "gtest/gtest.h"
 #include "tests/methods/mergekit_direct.h"
 
@@ -162,6 +163,35 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(RandomCase{"dare_linear", 0.6, 0}, RandomCase{"dare_ties", 0.25, 0},
                     RandomCase{"della", 0.5, 0.2}, RandomCase{"della_linear", 0.3, 0.1}),
     [](const testing::TestParamInfo<RandomCase>& info) { return info.param.method; });
+
+// By the definition: entry of rank r stays with probability density - epsilon + 2 epsilon r / (n -
+// 1), of equal ones the lower index is the smaller; a negative epsilon keeps the smaller ones.
+TEST(MergekitDella, EveryEntryByItsRank) {
+  for (const double epsilon : {0.2, -0.2}) {
+    for (const int n : {2, 30, 60, 500}) {
+      MemoryTensor tensor;
+      tensor.name = "row";
+      tensor.shape = {1, n};
+      Vector row;
+      for (int i = 0; i < n; ++i) row.push_back(i % 3 == 0 ? 2.0 : 1.0);  // many are equal
+      tensor.rows = {row};
+      tensor.base.assign(row.size(), 0.0);
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        MethodSpec spec = SpecFor({"della_linear", 0.5, 0.2}, 1, seed);
+        spec.model_parameters[0]["epsilon"] = epsilon;
+        const auto out = RunMethod(spec, {}, {tensor}, false);
+        std::vector<uint32_t> bits(row.size());
+        RandomStream(seed, "row", 0).Bits(0, n, bits.data());
+        for (int i = 0; i < n; ++i) {
+          int rank = 0;
+          for (int j = 0; j < n; ++j) rank += row[j] < row[i] || (row[j] == row[i] && j < i);
+          const double p = 0.5 - epsilon + 2 * epsilon * rank / (n - 1);
+          EXPECT_EQ(out[0][i] != 0, bits[i] * 0x1p-32 < p) << epsilon << ", " << i << " of " << n;
+        }
+      }
+    }
+  }
+}
 
 // Ranks of a tensor of rank 3 are taken along its second axis, as in mergekit; those of one element
 // mean the density itself.
