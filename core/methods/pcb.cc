@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/math/functions.h"
+#include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/order_statistics.h"
@@ -21,18 +22,74 @@ constexpr double kClamp = 1e-4;
 constexpr size_t kMaxNarrow = 64;
 
 // A row's range after clamping.
+template <class T>
 struct Range {
-  double low = 0;
-  double high = 0;
+  T low = 0;
+  T high = 0;
 
-  double Clamp(double x) const { return std::clamp(x, low, high); }
-  double Normalise(double x) const {
-    return high > low ? (std::clamp(x, low, high) - low) / (high - low) : 0;
+  [[gnu::always_inline]] T Clamp(T x) const {
+    x = x < low ? low : x;
+    return x > high ? high : x;
+  }
+  [[gnu::always_inline]] T Normalise(T x) const {
+    return (Clamp(x) - low) / (high > low ? high - low : 1);
   }
 };
 
+// beta of a model whose entry is `own` where all add up to `sum`.
+template <class T>
+[[gnu::always_inline]] inline T Balance(T own, T sum, const Range<T>& magnitudes, T models) {
+  const T intra = magnitudes.Normalise(std::abs(own));
+  return Exp(models * intra * intra) * Tanh(own * sum);
+}
+
+// sums[i] = the sum of all rows' entries.
+template <class T, class Wide>
+ORTHOMERGE_PER_CPU void Sum(const Region& region, int64_t first, int64_t count, Wide* sums) {
+  std::fill_n(sums, count, Wide{0});
+  for (size_t k = 0; k < region.rows.size(); ++k) {
+    const T* row = region.row_as<T>(k) + first;
+    for (int64_t i = 0; i < count; ++i) sums[i] += row[i];
+  }
+}
+
+template <class T, class Wide>
+ORTHOMERGE_PER_CPU void Balances(const T* __restrict row, const Wide* __restrict sums,
+                                 const Range<Wide> magnitudes, size_t models, int64_t count,
+                                 Wide* __restrict balances) {
+  const auto k = static_cast<Wide>(models);
+  for (int64_t i = 0; i < count; ++i) balances[i] = Balance<Wide>(row[i], sums[i], magnitudes, k);
+}
+
+// merged += s_i sign(tau_i) a_i, scores += s_i.
+template <class T, class Wide>
+ORTHOMERGE_PER_CPU void AddScored(const T* __restrict row, const Wide* __restrict sums,
+                                  const Range<Wide> magnitudes, const Range<Wide> balances,
+                                  size_t models, int64_t count, Wide* __restrict merged,
+                                  Wide* __restrict scores) {
+  const auto k = static_cast<Wide>(models);
+  for (int64_t i = 0; i < count; ++i) {
+    const Wide own = row[i];
+    const Wide score = balances.Normalise(Balance<Wide>(own, sums[i], magnitudes, k));
+    const Wide clamped = std::copysign(magnitudes.Clamp(std::abs(own)), own);
+    scores[i] += score;
+    merged[i] += own != 0 ? score * clamped : 0;
+  }
+}
+
+template <class T, class Wide>
+ORTHOMERGE_PER_CPU void AddToBase(const T* __restrict base, const Wide* __restrict merged,
+                                  const Wide* __restrict scores, double lambda, int64_t count,
+                                  T* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Wide mean = merged[i] / (scores[i] > Wide(1e-12) ? scores[i] : Wide(1e-12));
+    out[i] = static_cast<T>(base[i] + lambda * mean);
+  }
+}
+
 class PcbProgram : public TensorProgram {
  public:
+  // `wide`: balances are float64, whatever the tensor.
   PcbProgram(const OrderStatistics& magnitudes, const OrderStatistics& balances, bool wide,
              double lambda)
       : magnitudes_(magnitudes), balances_(balances), wide_(wide), lambda_(lambda) {}
@@ -41,19 +98,24 @@ class PcbProgram : public TensorProgram {
 
   void Accumulate(int round, const Region& region, const Solved& solved,
                   Accumulator& partial) const override {
+    const auto step = static_cast<size_t>(round);
     if (region.f64) {
-      AccumulateAs<double>(static_cast<size_t>(round), region, solved, partial);
+      AccumulateAs<double, double>(step, region, solved, partial);
+    } else if (wide_) {
+      AccumulateAs<float, double>(step, region, solved, partial);
     } else {
-      AccumulateAs<float>(static_cast<size_t>(round), region, solved, partial);
+      AccumulateAs<float, float>(step, region, solved, partial);
     }
   }
 
   absl::Status Emit(const Region& region, const Solved& solved,
                     absl::Span<void* const> sinks) const override {
     if (region.f64) {
-      EmitAs<double>(region, solved, static_cast<double*>(sinks[0]));
+      EmitAs<double, double>(region, solved, static_cast<double*>(sinks[0]));
+    } else if (wide_) {
+      EmitAs<float, double>(region, solved, static_cast<float*>(sinks[0]));
     } else {
-      EmitAs<float>(region, solved, static_cast<float*>(sinks[0]));
+      EmitAs<float, float>(region, solved, static_cast<float*>(sinks[0]));
     }
     return absl::OkStatus();
   }
@@ -61,31 +123,20 @@ class PcbProgram : public TensorProgram {
   std::string description() const override { return "competing parameters balanced"; }
 
  private:
-  static std::vector<Range> RangesOf(const OrderStatistics& statistics, const Solved& solved,
-                                     size_t models) {
-    std::vector<Range> ranges;
+  static constexpr int64_t kBlock = 512;
+
+  template <class Wide>
+  static std::vector<Range<Wide>> RangesOf(const OrderStatistics& statistics, const Solved& solved,
+                                           size_t models) {
+    std::vector<Range<Wide>> ranges;
     for (size_t k = 0; k < models; ++k) {
-      ranges.push_back({statistics.Value(solved, k, 0), statistics.Value(solved, k, 1)});
+      ranges.push_back({static_cast<Wide>(statistics.Value(solved, k, 0)),
+                        static_cast<Wide>(statistics.Value(solved, k, 1))});
     }
     return ranges;
   }
 
-  template <class T>
-  static std::vector<double> SumOf(const Region& region) {
-    std::vector<double> sum(static_cast<size_t>(region.elements), 0.0);
-    for (size_t k = 0; k < region.rows.size(); ++k) {
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += region.row_as<T>(k)[i];
-    }
-    return sum;
-  }
-
-  // beta of a model whose entry is `own` where all add up to `sum`.
-  static double Balance(double own, double sum, const Range& magnitudes, size_t models) {
-    const double intra = magnitudes.Normalise(std::abs(own));
-    return Exp(static_cast<double>(models) * intra * intra) * Tanh(own * sum);
-  }
-
-  template <class T>
+  template <class T, class Wide>
   void AccumulateAs(size_t round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
     const size_t models = region.rows.size();
@@ -97,38 +148,31 @@ class PcbProgram : public TensorProgram {
       }
       return;
     }
-    const size_t step = round - magnitudes_.rounds();
-    const std::vector<Range> ranges = RangesOf(magnitudes_, solved, models);
-    const std::vector<double> sum = SumOf<T>(region);
+    const std::vector<Range<Wide>> ranges = RangesOf<Wide>(magnitudes_, solved, models);
+    std::vector<Wide> sums(static_cast<size_t>(region.elements)), balances(sums.size());
+    Sum<T>(region, 0, region.elements, sums.data());
     for (size_t k = 0; k < models; ++k) {
-      const T* row = region.row_as<T>(k);
-      const auto balance = [&](int64_t i) { return Balance(row[i], sum[i], ranges[k], models); };
-      if (wide_) {
-        balances_.Count(step, k, region, balance, solved, partial);
-      } else {
-        const auto narrow = [&](int64_t i) { return static_cast<float>(balance(i)); };
-        balances_.Count(step, k, region, narrow, solved, partial);
-      }
+      Balances(region.row_as<T>(k), sums.data(), ranges[k], models, region.elements,
+               balances.data());
+      const auto balance = [&balances](int64_t i) { return balances[i]; };
+      balances_.Count(round - magnitudes_.rounds(), k, region, balance, solved, partial);
     }
   }
 
-  template <class T>
+  template <class T, class Wide>
   void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const size_t models = region.rows.size();
-    const std::vector<Range> magnitudes = RangesOf(magnitudes_, solved, models);
-    const std::vector<Range> balances = RangesOf(balances_, solved, models);
-    const std::vector<double> sum = SumOf<T>(region);
-    for (size_t i = 0; i < sum.size(); ++i) {
-      double merged = 0, scores = 0;
+    const std::vector<Range<Wide>> magnitudes = RangesOf<Wide>(magnitudes_, solved, models);
+    const std::vector<Range<Wide>> balances = RangesOf<Wide>(balances_, solved, models);
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      Wide sums[kBlock], merged[kBlock] = {}, scores[kBlock] = {};
+      Sum<T>(region, first, count, sums);
       for (size_t k = 0; k < models; ++k) {
-        const double own = region.row_as<T>(k)[i];
-        double balance = Balance(own, sum[i], magnitudes[k], models);
-        if (!wide_) balance = static_cast<float>(balance);
-        const double score = balances[k].Normalise(balance);
-        scores += score;
-        if (own != 0) merged += score * std::copysign(magnitudes[k].Clamp(std::abs(own)), own);
+        AddScored(region.row_as<T>(k) + first, sums, magnitudes[k], balances[k], models, count,
+                  merged, scores);
       }
-      out[i] = static_cast<T>(region.base_as<T>()[i] + lambda_ * merged / std::max(scores, 1e-12));
+      AddToBase(region.base_as<T>() + first, merged, scores, lambda_, count, out + first);
     }
     CarryNonFinite(region, out);
   }
