@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 def _merges_on_disk(item):
     source = inspect.getsource(item.function)
-    return "run_merge(" in source or "run_and_check_merge(" in source
+    return any(name + "(" in source for name in ("run_merge", "run_and_check_merge", "run_recipe"))
 
 
 def _name(item):

@@ -4,11 +4,8 @@ import os
 import subprocess
 import sys
 
-import mergekit.merge
 import pytest
-import yaml
-from mergekit.config import MergeConfiguration
-from mergekit.options import MergeOptions
+import stand_in
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples", "mergekit")
 
@@ -23,6 +20,4 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("recipe", sorted(name for name in os.listdir(EXAMPLES) if name.endswith(".yml")))
 def test_example(recipe, models, tmp_path, monkeypatch):
     monkeypatch.chdir(models)
-    with open(os.path.join(EXAMPLES, recipe), encoding="utf-8") as file:
-        config = MergeConfiguration.model_validate(yaml.safe_load(file))
-    mergekit.merge.run_merge(config, str(tmp_path / "merged"), MergeOptions())
+    stand_in.run_recipe(os.path.join(EXAMPLES, recipe), tmp_path / "merged")
