@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/math/kernels.h"
+#include "core/math/marked.h"
 
 namespace orthomerge::ORTHOMERGE_ISA {
 namespace {
@@ -335,14 +336,11 @@ void CountDigits(const T* numbers, int64_t n, const KeyDigit& digit, uint64_t* c
       for (int64_t i = 0; i < count; ++i) ++counters[(keys[i] >> digit.shift) & kMask];
       continue;
     }
-    // Few keys have the digits found before, so that whole blocks have none.
-    const auto is_known = [&](Key key) { return ((key ^ known) >> digit.shift) <= kMask; };
-    uint32_t found = 0;
-    for (int64_t i = 0; i < count; ++i) found |= is_known(keys[i]) ? 1u : 0u;
-    if (found == 0) continue;
-    for (int64_t i = 0; i < count; ++i) {
-      if (is_known(keys[i])) ++counters[(keys[i] >> digit.shift) & kMask];
-    }
+    // Few keys have the digits found before.
+    uint8_t known_keys[kBlock] = {};
+    for (int64_t i = 0; i < count; ++i) known_keys[i] = ((keys[i] ^ known) >> digit.shift) <= kMask;
+    ForMarked(known_keys, kBlock,
+              [&](int64_t i) { ++counters[(keys[i] >> digit.shift) & kMask]; });
   }
 }
 

@@ -1,12 +1,28 @@
 #include "core/methods/elements.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "core/math/kernels.h"
+#include "core/math/per_cpu.h"
 
 namespace orthomerge {
 namespace {
+
+template <class T>
+ORTHOMERGE_PER_CPU void AddMagnitudesAs(const T* __restrict x, int64_t count,
+                                        double* __restrict lanes) {
+  double sums[kLanes];  // on the stack, so that they are vectors
+  std::copy_n(lanes, kLanes, sums);
+  int64_t start = 0;
+  for (; start + kLanes <= count; start += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::abs(x[start + lane]);
+  }
+  for (int64_t lane = 0; start + lane < count; ++lane) sums[lane] += std::abs(x[start + lane]);
+  std::copy_n(sums, kLanes, lanes);
+}
 
 class WeightedSumProgram : public TensorProgram {
  public:
@@ -55,6 +71,14 @@ void WeightedSum(const Region& region, const std::vector<double>& c, bool add_ba
     for (int j = 1; j < k; ++j) sum = sum + c[j] * region.row_as<double>(j)[i];
     out[i] = add_base ? region.base_as<double>()[i] + sum : sum;
   }
+}
+
+void AddMagnitudes(const float* x, int64_t count, double* lanes) {
+  AddMagnitudesAs(x, count, lanes);
+}
+
+void AddMagnitudes(const double* x, int64_t count, double* lanes) {
+  AddMagnitudesAs(x, count, lanes);
 }
 
 std::unique_ptr<TensorProgram> MakeWeightedSum(std::vector<double> c, bool add_base,

@@ -24,6 +24,10 @@ void ForLanes(int64_t count, const Use& use) {
   for (int64_t lane = 0; start + lane < count; ++lane) use(start + lane, lane);
 }
 
+// lanes[i mod kLanes] += |x[i]|, in float64.
+void AddMagnitudes(const float* x, int64_t count, double* lanes);
+void AddMagnitudes(const double* x, int64_t count, double* lanes);
+
 // Carries what is not finite: elements that do not count become base + the sum of the rows.
 template <class T>
 void CarryNonFinite(const Region& region, T* out) {

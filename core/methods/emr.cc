@@ -92,22 +92,18 @@ class EmrProgram : public TensorProgram {
       for (size_t k = 0; k < models; ++k) {
         const T* row = region.row_as<T>(k) + first;
         double* lanes = &partial.lanes[2 * k * kLanes];
-        double own[kLanes], masked[kLanes];  // apart, so that they stay in registers
-        std::copy_n(lanes, kLanes, own);
-        std::copy_n(lanes + kLanes, kLanes, masked);
-        ForLanes(count, [&](int64_t i, int64_t lane) {
-          const T magnitude = std::abs(unified[i]);
-          own[lane] += std::abs(row[i]);
-          masked[lane] += Uses(row[i], unified[i]) ? magnitude : T{0};
-        });
-        std::copy_n(own, kLanes, lanes);
-        std::copy_n(masked, kLanes, lanes + kLanes);
+        AddMagnitudes(row, count, lanes);
+        T masked[kUnified];
+        for (int64_t i = 0; i < count; ++i) {
+          masked[i] = Uses(row[i], unified[i]) ? unified[i] : T{0};
+        }
+        AddMagnitudes(masked, count, lanes + kLanes);
       }
-      const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
-      ForLanes(count, [&](int64_t i, int64_t lane) {
-        counted[lane] += counts == nullptr || counts[i] != 0 ? 1 : 0;
-      });
     }
+    // A whole number, so that it may be in any lane.
+    const uint8_t* counts = region.counts;
+    counted[0] += static_cast<double>(
+        counts == nullptr ? region.elements : std::count(counts, counts + region.elements, 1));
   }
 
   template <class T>

@@ -119,23 +119,20 @@ class SparseProgram : public TensorProgram {
   ORTHOMERGE_PER_CPU void AccumulateAs(int round, const Region& region, const Solved& solved,
                                        Accumulator& partial) const {
     if (round != norm_round_) return sparsity_.Count<T>(round, region, solved, partial);
+    constexpr int64_t kBlock = 512;
     std::vector<uint8_t> keep;
+    T kept[kBlock];
     for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
       if (sparsity_.rows()[k].kept != SparseRow::kSome) continue;
       sparsity_.Keep<T>(region, k, solved, &keep);
-      const T* x = region.row_as<T>(k);
-      const uint8_t* kept = keep.data();
       double* lanes = &partial.lanes[2 * k * kLanes];
-      double before[kLanes], after[kLanes];
-      std::copy_n(lanes, kLanes, before);
-      std::copy_n(lanes + kLanes, kLanes, after);
-      ForLanes(region.elements, [&](int64_t i, int64_t lane) {
-        const double magnitude = std::abs(x[i]);
-        before[lane] += magnitude;
-        after[lane] += kept[i] != 0 ? magnitude : 0.0;
-      });
-      std::copy_n(before, kLanes, lanes);
-      std::copy_n(after, kLanes, lanes + kLanes);
+      AddMagnitudes(region.row_as<T>(k), region.elements, lanes);
+      for (int64_t first = 0; first < region.elements; first += kBlock) {
+        const int64_t count = std::min(kBlock, region.elements - first);
+        const T* x = region.row_as<T>(k) + first;
+        for (int64_t i = 0; i < count; ++i) kept[i] = keep[first + i] != 0 ? x[i] : T{0};
+        AddMagnitudes(kept, count, lanes + kLanes);
+      }
     }
   }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/math/marked.h"
 #include "core/math/per_cpu.h"
 #include "core/math/random.h"
 #include "core/methods/magnitude_bins.h"
@@ -15,6 +16,12 @@ namespace {
 // int(x n), as mergekit counts.
 int64_t Share(double x, int64_t n) {
   return std::clamp<int64_t>(static_cast<int64_t>(x * static_cast<double>(n)), 0, n);
+}
+
+// marks[i] = whether bits[i] are at most `last`.
+ORTHOMERGE_PER_CPU void MarkUpTo(const uint32_t* __restrict bits, uint32_t last, int64_t n,
+                                 uint8_t* __restrict marks) {
+  for (int64_t i = 0; i < n; ++i) marks[i] = bits[i] <= last;
 }
 
 }  // namespace
@@ -85,9 +92,15 @@ void Sparsity::Keep(const Region& region, size_t k, const Solved& solved,
   if (row.kept != SparseRow::kSome) return;
   if (kind_ == SparsityKind::kRankedRandom) return KeepByRank<T>(region, k, keep);
   if (kind_ != SparsityKind::kRandom) return KeepBetweenCuts<T>(region, k, solved, keep);
-  const std::vector<uint32_t> bits = RandomBits(region, k);
+  constexpr int64_t kBlock = 512;
+  const RandomStream random(seed_, tensor_.name, static_cast<int>(k));
   const uint32_t last = RandomStream::LastOf(row.density);
-  for (size_t i = 0; i < bits.size(); ++i) (*keep)[i] = bits[i] <= last;
+  uint32_t bits[kBlock];
+  for (int64_t first = 0; first < region.elements; first += kBlock) {
+    const int64_t count = std::min(kBlock, region.elements - first);
+    random.Bits(region.offset + first, count, bits);
+    MarkUpTo(bits, last, count, &(*keep)[first]);
+  }
 }
 
 template <class T>
@@ -123,29 +136,21 @@ class RankedRow {
     bins_.Fill(x, counts, n);
     counted_ = n - bins_.sizes()[Bins::kNowhere];
     FindLimits();
-    const uint16_t* bins = bins_.bins().data();
+    marks_.assign(static_cast<size_t>(n + 63) / 64 * 64, 0);
+    Decide(bins_.bins().data(), bits, always_.data(), gaps_.data(), n, keep, marks_.data());
     open_.clear();
-    for (int64_t i = 0; i < n; ++i) {
-      const Limits& limits = limits_[bins[i]];
-      keep[i] = bits[i] <= limits.always;
-      // Between the two it depends on the rank within the bin. One comparison, seldom true: whether
-      // bits are above `always` is anybody's guess.
-      if (bits[i] - limits.always - 1 < limits.perhaps - limits.always) open_.push_back(i);
-    }
-    if (open_.size() > kMostCounted) return KeepSorted(x, bits, keep);
+    ForMarked(marks_.data(), static_cast<int64_t>(marks_.size()),
+              [this](int64_t i) { open_.push_back(i); });
+    if (open_.size() > kMostCounted) return KeepOpen(x, bits, n, keep);
     for (const int64_t i : open_) keep[i] = bits[i] <= LastOf(RankOf(x, counts, i, n));
   }
 
  private:
   using Bins = MagnitudeBins<T>;
+  using Key = typename Bins::Key;
 
-  // More ranks than these are found by sorting.
-  static constexpr size_t kMostCounted = 64;
-
-  // Of a bin: with bits up to `always` every entry stays, with bits above `perhaps` none.
-  struct Limits {
-    uint32_t always = 0, perhaps = 0;
-  };
+  // The ranks of more entries than these are found by ordering their bins.
+  static constexpr size_t kMostCounted = 16;
 
   uint32_t LastOf(int64_t rank) const {
     const double share =
@@ -160,8 +165,24 @@ class RankedRow {
       if (size == 0) continue;
       // A negative epsilon keeps the smaller ones rather.
       const auto [always, perhaps] = std::minmax({LastOf(end - size), LastOf(end - 1)});
-      limits_[bin] = {always, perhaps};
+      always_[bin] = always;
+      gaps_[bin] = perhaps - always;
       end -= size;
+      ranks_[bin] = end;
+    }
+  }
+
+  // keep[i] = whether entry i stays as far as its bin tells; where that depends on its rank within
+  // the bin, open[i] is 1.
+  ORTHOMERGE_PER_CPU static void Decide(const uint16_t* __restrict bins,
+                                        const uint32_t* __restrict bits,
+                                        const uint32_t* __restrict always,
+                                        const uint32_t* __restrict gaps, int64_t n,
+                                        uint8_t* __restrict keep, uint8_t* __restrict open) {
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t last = always[bins[i]];
+      keep[i] = bits[i] <= last;
+      open[i] = bits[i] - last - 1 < gaps[bins[i]];
     }
   }
 
@@ -180,23 +201,59 @@ class RankedRow {
     return rank;
   }
 
-  void KeepSorted(const T* x, const uint32_t* bits, uint8_t* keep) {
-    order_.clear();
-    const std::vector<uint16_t>& bins = bins_.bins();
-    for (size_t i = 0; i < bins.size(); ++i) {
-      if (bins[i] != Bins::kNowhere) order_.push_back({Bins::KeyOf(x[i]), i});
+  // marks[i] = whether entry i is in one of the bins with a 1.
+  ORTHOMERGE_PER_CPU static void MarkMembers(const uint16_t* __restrict bins,
+                                             const uint32_t* __restrict wanted, int64_t n,
+                                             uint8_t* __restrict marks) {
+    for (int64_t i = 0; i < n; ++i) marks[i] = wanted[bins[i]] != 0;
+  }
+
+  // Decides the open entries by their ranks, which come from the order within their bins.
+  void KeepOpen(const T* x, const uint32_t* bits, int64_t n, uint8_t* keep) {
+    const uint16_t* bins = bins_.bins().data();
+    wanted_.fill(0);
+    wanted_bins_.clear();
+    size_t places = 0;
+    for (const int64_t i : open_) {
+      const uint16_t bin = bins[i];
+      if (wanted_[bin] != 0) continue;
+      wanted_[bin] = 1;
+      wanted_bins_.push_back(bin);
+      places_[bin] = places;
+      places += static_cast<size_t>(bins_.sizes()[bin]);
     }
-    std::sort(order_.begin(), order_.end());
-    int64_t rank = 0;
-    for (const auto& [key, i] : order_) keep[i] = bits[i] <= LastOf(rank++);
+    members_.resize(places);
+    MarkMembers(bins, wanted_.data(), n, marks_.data());
+    ForMarked(marks_.data(), static_cast<int64_t>(marks_.size()), [&](int64_t i) {
+      members_[places_[bins[i]]++] = {Bins::KeyOf(x[i]), i};
+    });
+    for (const uint16_t bin : wanted_bins_) {
+      const auto end = members_.begin() + static_cast<int64_t>(places_[bin]);
+      const auto begin = end - bins_.sizes()[bin];
+      // They come in the order of their indices, which is that of equal magnitudes.
+      if (!std::is_sorted(begin, end)) std::sort(begin, end);
+      for (auto member = begin; member != end; ++member) {
+        const uint32_t own = bits[member->second];
+        if (own - always_[bin] - 1 >= gaps_[bin]) continue;
+        keep[member->second] = own <= LastOf(ranks_[bin] + (member - begin));
+      }
+    }
   }
 
   const SparseRow& row_;
   Bins bins_;
   int64_t counted_ = 0;  // entries that count
-  std::array<Limits, Bins::kBins + 1> limits_ = {};
+  // Of a bin: with bits up to `always` every entry stays, with bits above always + gap none; the
+  // lowest rank in it. Nothing is known of entries that do not count.
+  std::array<uint32_t, Bins::kBins + 1> always_ = {}, gaps_ = {};
+  std::array<int64_t, Bins::kBins + 1> ranks_ = {};
+  std::vector<uint8_t> marks_;
   std::vector<int64_t> open_;
-  std::vector<std::pair<typename Bins::Key, size_t>> order_;
+  // Of KeepOpen: the bins that have open entries, and their entries, bin by bin.
+  std::array<uint32_t, Bins::kBins + 1> wanted_ = {};
+  std::vector<uint16_t> wanted_bins_;
+  std::array<size_t, Bins::kBins + 1> places_ = {};
+  std::vector<std::pair<Key, int64_t>> members_;
 };
 
 }  // namespace
@@ -209,12 +266,14 @@ void Sparsity::KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* 
   int64_t stride = 1;
   for (size_t axis = 2; axis < shape.size(); ++axis) stride *= shape[axis];
   const T* x = region.row_as<T>(k);
-  const std::vector<uint32_t> bits = RandomBits(region, k);
+  const RandomStream random(seed_, tensor_.name, static_cast<int>(k));
+  std::vector<uint32_t> bits(static_cast<size_t>(length * stride));
   RankedRow<T> ranked(rows_[k]);
   if (stride == 1) {
     for (int64_t first = 0; first < region.elements; first += length) {
       const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
-      ranked.Keep(x + first, counts, &bits[first], length, &(*keep)[first]);
+      random.Bits(region.offset + first, length, bits.data());
+      ranked.Keep(x + first, counts, bits.data(), length, &(*keep)[first]);
     }
     return;
   }
@@ -223,11 +282,12 @@ void Sparsity::KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* 
   std::vector<uint8_t> own_counts(n, 1), own_keep(n);
   std::vector<uint32_t> own_bits(n);
   for (int64_t block = 0; block < region.elements; block += length * stride) {
+    random.Bits(region.offset + block, length * stride, bits.data());
     for (int64_t first = block; first < block + stride; ++first) {
       for (size_t j = 0; j < n; ++j) {
         const size_t i = static_cast<size_t>(first) + j * static_cast<size_t>(stride);
         own_x[j] = x[i];
-        own_bits[j] = bits[i];
+        own_bits[j] = bits[i - static_cast<size_t>(block)];
         if (region.counts != nullptr) own_counts[j] = region.counts[i];
       }
       ranked.Keep(own_x.data(), own_counts.data(), own_bits.data(), length, own_keep.data());
@@ -236,13 +296,6 @@ void Sparsity::KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* 
       }
     }
   }
-}
-
-std::vector<uint32_t> Sparsity::RandomBits(const Region& region, size_t k) const {
-  std::vector<uint32_t> bits(static_cast<size_t>(region.elements));
-  RandomStream(seed_, tensor_.name, static_cast<int>(k))
-      .Bits(region.offset, region.elements, bits.data());
-  return bits;
 }
 
 template void Sparsity::Count<float>(int, const Region&, const Solved&, Accumulator&) const;

@@ -54,7 +54,6 @@ class Sparsity {
                        std::vector<uint8_t>* keep) const;
   template <class T>
   void KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* keep) const;
-  std::vector<uint32_t> RandomBits(const Region& region, size_t k) const;
 
   const SparsityKind kind_;
   const std::vector<SparseRow> rows_;

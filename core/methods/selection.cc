@@ -29,10 +29,15 @@ ORTHOMERGE_PER_CPU void Compare(const T* __restrict x, T number, bool inclusive,
 }
 
 template <class T>
-ORTHOMERGE_PER_CPU bool ContainsAs(const T* numbers, int64_t n, T number) {
-  uint32_t found = 0;
-  for (int64_t i = 0; i < n; ++i) found |= numbers[i] == number ? 1u : 0u;
-  return found != 0;
+ORTHOMERGE_PER_CPU uint64_t CountEqualAs(const T* numbers, const uint8_t* counts, int64_t n,
+                                         T number) {
+  uint32_t equal = 0;
+  if (counts == nullptr) {
+    for (int64_t i = 0; i < n; ++i) equal += numbers[i] == number ? 1u : 0u;
+  } else {
+    for (int64_t i = 0; i < n; ++i) equal += counts[i] != 0 && numbers[i] == number ? 1u : 0u;
+  }
+  return equal;
 }
 
 }  // namespace
@@ -89,12 +94,14 @@ int Selection::Shift(int round) const {
   return kDigitBits * (digits - 1);
 }
 
-bool Selection::Contains(const float* numbers, int64_t n, float number) {
-  return ContainsAs(numbers, n, number);
+uint64_t Selection::CountEqual(const float* numbers, const uint8_t* counts, int64_t n,
+                               float number) {
+  return CountEqualAs(numbers, counts, n, number);
 }
 
-bool Selection::Contains(const double* numbers, int64_t n, double number) {
-  return ContainsAs(numbers, n, number);
+uint64_t Selection::CountEqual(const double* numbers, const uint8_t* counts, int64_t n,
+                               double number) {
+  return CountEqualAs(numbers, counts, n, number);
 }
 
 Selection::State Selection::Before(int round, const Solved& solved, size_t cut) const {

@@ -90,9 +90,10 @@ class Selection {
     int64_t rank = 0;     // from 0, among the elements that have the digits found so far
   };
 
-  // Whether any of n numbers is `number`.
-  static bool Contains(const float* numbers, int64_t n, float number);
-  static bool Contains(const double* numbers, int64_t n, double number);
+  // How many of n numbers that count are `number`.
+  static uint64_t CountEqual(const float* numbers, const uint8_t* counts, int64_t n, float number);
+  static uint64_t CountEqual(const double* numbers, const uint8_t* counts, int64_t n,
+                             double number);
 
   template <class ValueOf>
   void CountIndices(int shift, const State& state, const Region& region, const ValueOf& value,
@@ -147,22 +148,22 @@ template <class ValueOf>
 void Selection::CountIndices(int shift, const State& state, const Region& region,
                              const ValueOf& value, uint64_t* counters) const {
   using T = decltype(value(int64_t{}));
-  constexpr int64_t kBlock = 64;
+  constexpr int64_t kBlock = 512;
   const T number = NumberOfKey(static_cast<decltype(OrderedKey(T{}))>(state.number));
+  // Only where the digits above this round's are those found before.
+  const int64_t window = int64_t{1} << std::min(shift + kDigitBits, 62);
+  const int64_t begin = state.index / window * window;
+  const int64_t last = std::min(region.elements, begin + window - region.offset);
   T numbers[kBlock];
-  for (int64_t first = 0; first < region.elements; first += kBlock) {
-    const int64_t end = std::min(first + kBlock, region.elements);
-    // Few elements have the number, so that whole blocks have none.
+  for (int64_t first = std::max<int64_t>(0, begin - region.offset); first < last;) {
+    // Up to where this round's digit changes.
+    const int64_t digit = (region.offset + first) >> shift;
+    const int64_t end = std::min({first + kBlock, last, ((digit + 1) << shift) - region.offset});
     for (int64_t i = first; i < end; ++i) numbers[i - first] = value(i);
-    if (!Contains(numbers, end - first, number)) continue;
-    for (int64_t i = first; i < end; ++i) {
-      if (region.counts != nullptr && region.counts[i] == 0) continue;
-      if (numbers[i - first] != number) continue;
-      // The digits above this round's must be those found before.
-      const int64_t index = region.offset + i;
-      if (((index ^ state.index) >> shift) >> kDigitBits != 0) continue;
-      ++counters[(index >> shift) & (kDigits - 1)];
-    }
+    counters[digit & (kDigits - 1)] +=
+        CountEqual(numbers, region.counts == nullptr ? nullptr : region.counts + first,
+                   end - first, number);
+    first = end;
   }
 }
 
