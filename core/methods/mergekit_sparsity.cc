@@ -152,23 +152,46 @@ class RankedRow {
   // The ranks of more entries than these are found by ordering their bins.
   static constexpr size_t kMostCounted = 16;
 
+  // Of the entry that has this share of the others below it.
+  static uint32_t LastAt(double share, double density, double epsilon) {
+    return RandomStream::LastOf(density - epsilon + share * 2 * epsilon);
+  }
   uint32_t LastOf(int64_t rank) const {
     const double share =
         counted_ == 1 ? 0.5 : static_cast<double>(rank) / static_cast<double>(counted_ - 1);
-    return RandomStream::LastOf(row_.density - row_.epsilon + share * 2 * row_.epsilon);
+    return LastAt(share, row_.density, row_.epsilon);
+  }
+
+  // lasts[i] = LastOf(ranks[i]).
+  ORTHOMERGE_PER_CPU static void LastsOf(const double* __restrict ranks, int64_t n, double most,
+                                         const SparseRow& row, uint32_t* __restrict lasts) {
+    const double density = row.density, epsilon = row.epsilon;
+    for (int64_t i = 0; i < n; ++i) lasts[i] = LastAt(ranks[i] / most, density, epsilon);
   }
 
   void FindLimits() {
-    int64_t end = counted_;  // ranks ascend, bins fall
+    // Without a branch per bin: which of them have entries is anybody's guess.
+    int64_t used = 0, end = counted_;  // ranks ascend, bins fall
     for (int bin = 0; bin < Bins::kBins; ++bin) {
       const int64_t size = bins_.sizes()[bin];
-      if (size == 0) continue;
-      // A negative epsilon keeps the smaller ones rather.
-      const auto [always, perhaps] = std::minmax({LastOf(end - size), LastOf(end - 1)});
-      always_[bin] = always;
-      gaps_[bin] = perhaps - always;
+      used_bins_[used] = bin;
+      used_ranks_[2 * used] = static_cast<double>(end - 1);
       end -= size;
+      used_ranks_[2 * used + 1] = static_cast<double>(end);
       ranks_[bin] = end;
+      used += size != 0 ? 1 : 0;
+    }
+    if (counted_ > 1) {
+      LastsOf(used_ranks_.data(), 2 * used, static_cast<double>(counted_ - 1), row_,
+              used_lasts_.data());
+    } else {
+      std::fill_n(used_lasts_.begin(), 2 * used, LastOf(0));
+    }
+    for (int64_t i = 0; i < used; ++i) {
+      // A negative epsilon keeps the smaller ones rather.
+      const auto [always, perhaps] = std::minmax(used_lasts_[2 * i], used_lasts_[2 * i + 1]);
+      always_[used_bins_[i]] = always;
+      gaps_[used_bins_[i]] = perhaps - always;
     }
   }
 
@@ -247,6 +270,10 @@ class RankedRow {
   // lowest rank in it. Nothing is known of entries that do not count.
   std::array<uint32_t, Bins::kBins + 1> always_ = {}, gaps_ = {};
   std::array<int64_t, Bins::kBins + 1> ranks_ = {};
+  // Of FindLimits: bins that have entries, their highest and lowest rank, LastOf these.
+  std::array<int, Bins::kBins> used_bins_;
+  std::array<double, 2 * Bins::kBins> used_ranks_;
+  std::array<uint32_t, 2 * Bins::kBins> used_lasts_;
   std::vector<uint8_t> marks_;
   std::vector<int64_t> open_;
   // Of KeepOpen: the bins that have open entries, and their entries, bin by bin.
