@@ -10,7 +10,8 @@
 
 namespace orthomerge {
 
-// e^x = scale * (1 + rest), scale a power of 2; for 0 <= x <= 710 (float: 89), or NaN.
+// e^x = scale * (1 + rest), scale a power of 2; for -708 <= x <= 710 (float: -87 to 89), or NaN.
+// Down to -709 (-88) scale may be 0.
 template <class T>
 struct Exponential {
   static constexpr bool kNarrow = sizeof(T) == sizeof(float);
@@ -51,11 +52,14 @@ struct Exponential {
   }
 };
 
-// e^x for x >= 0, within 2 units in the last place; infinite above about 709 (float: 88).
+// e^x within 2 units in the last place; infinite above about 709 (float: 88) and 0 below about -708
+// (float: -87), where subnormal numbers begin.
 template <class T>
 [[gnu::always_inline]] inline T Exp(T x) {
   constexpr T kMost = sizeof(T) == sizeof(float) ? T(89) : T(710);
-  const Exponential<T> e(x > kMost ? kMost : x);
+  constexpr T kLeast = sizeof(T) == sizeof(float) ? T(-88) : T(-709);
+  x = x > kMost ? kMost : x;
+  const Exponential<T> e(x < kLeast ? kLeast : x);
   return e.scale + e.scale * e.rest;
 }
 
@@ -67,6 +71,39 @@ template <class T>
   const Exponential<T> e(twice > kOne ? kOne : twice);
   const T less_one = e.scale * e.rest + (e.scale - 1);  // e^(2|x|) - 1
   return std::copysign(less_one / (less_one + 2), x);
+}
+
+// log(a / b) within 3 units in the last place, also where it is near 0; for a and b from 2^-1000 to
+// 2^1000 (float: 2^-120 to 2^120).
+template <class T>
+[[gnu::always_inline]] inline T LogRatio(T a, T b) {
+  using E = Exponential<T>;
+  using Bits = typename E::Bits;
+  // a / b = 2^k a / c, where a / c is from 2/3 to 3/2. Exponents wrap around: k is above -kZero.
+  constexpr Bits kZero = 2 * (E::kBias + 1);
+  constexpr T kInteger = E::kRounder / T(1.5);  // its last bits hold what is added
+  const Bits from = std::bit_cast<Bits>(b);
+  const Bits exponent =
+      (std::bit_cast<Bits>(a) - from + ((2 * kZero + 1) << (E::kMantissa - 1))) >> E::kMantissa;
+  const T c = std::bit_cast<T>(from + ((exponent - kZero) << E::kMantissa));
+  const T k = std::bit_cast<T>(exponent | std::bit_cast<Bits>(kInteger)) - (kInteger + T(kZero));
+  // log(a / c) = 2 artanh(r), by its series from the last term that counts.
+  const T r = (a - c) / (a + c);
+  const T square = r * r;
+  T sum = T(E::kNarrow ? 2.0 / 9 : 2.0 / 23);
+  if constexpr (!E::kNarrow) {
+    sum = T(2.0 / 21) + square * sum;
+    sum = T(2.0 / 19) + square * sum;
+    sum = T(2.0 / 17) + square * sum;
+    sum = T(2.0 / 15) + square * sum;
+    sum = T(2.0 / 13) + square * sum;
+    sum = T(2.0 / 11) + square * sum;
+    sum = T(2.0 / 9) + square * sum;
+  }
+  sum = T(2.0 / 7) + square * sum;
+  sum = T(2.0 / 5) + square * sum;
+  sum = T(2.0 / 3) + square * sum;
+  return k * E::kLn2High + (k * E::kLn2Low + (2 * r + r * square * sum));
 }
 
 }  // namespace orthomerge
