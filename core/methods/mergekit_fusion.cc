@@ -9,7 +9,13 @@
 // working dtype.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <memory>
 
+#include "core/math/functions.h"
+#include "core/math/kernels.h"
+#include "core/math/per_cpu.h"
+#include "core/methods/elements.h"
 #include "core/methods/make.h"
 #include "core/methods/mergekit.h"
 #include "core/methods/selection.h"
@@ -56,22 +62,90 @@ class Nearswap : public Method {
   const MethodSpec spec_;
 };
 
-// softmax(x) + 1e-8 over the elements that count, 1 for the others.
+// Sums and maxima in kLanes lanes, so that they are vectors.
+[[gnu::always_inline]] inline double SumOf(const double* x, int64_t n) {
+  double lanes[kLanes] = {};
+  ForLanes(n, [&](int64_t i, int64_t lane) { lanes[lane] += x[i]; });
+  return FoldLanes(lanes);
+}
+
 template <class T>
-void Softmax(const T* x, int64_t n, const uint8_t* counts, std::vector<double>* p) {
-  const auto is_counted = [&](int64_t i) { return counts == nullptr || counts[i] != 0; };
-  double largest = -HUGE_VAL, sum = 0;
+[[gnu::always_inline]] inline T LargestOf(const T* x, int64_t n) {
+  T lanes[kLanes];
+  std::fill_n(lanes, kLanes, -std::numeric_limits<T>::infinity());
+  ForLanes(n,
+           [&](int64_t i, int64_t lane) { lanes[lane] = x[i] > lanes[lane] ? x[i] : lanes[lane]; });
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+// KL(P || Q) of a row. The sum of p - q is 0; added term by term, it takes away what the rounding
+// of the sums of exponentials does to terms that nearly cancel. `scratch` is for 2 n numbers.
+template <class T>
+ORTHOMERGE_PER_CPU double Divergence(const T* __restrict x, const T* __restrict b, int64_t n,
+                                     double* scratch) {
+  double* __restrict p = scratch;
+  double* __restrict q = scratch + n;
+  const double largest_x = LargestOf(x, n), largest_b = LargestOf(b, n);
   for (int64_t i = 0; i < n; ++i) {
-    if (is_counted(i)) largest = std::max<double>(largest, x[i]);
+    p[i] = Exp(x[i] - largest_x);
+    q[i] = Exp(b[i] - largest_b);
   }
-  p->assign(static_cast<size_t>(n), 1.0);
+  const double p_factor = 1 / SumOf(p, n), q_factor = 1 / SumOf(q, n);
   for (int64_t i = 0; i < n; ++i) {
-    if (is_counted(i)) sum += (*p)[i] = std::exp(x[i] - largest);
+    const double own = p[i] * p_factor + 1e-8, other = q[i] * q_factor + 1e-8;
+    p[i] = own * LogRatio(own, other) - (own - other);
   }
+  return SumOf(p, n);
+}
+
+template <class T>
+[[gnu::always_inline]] inline T ImportanceOf(T x, T b, double divergence) {
+  return static_cast<T>(std::abs(x - b) * divergence);
+}
+
+template <class T>
+ORTHOMERGE_PER_CPU void Weigh(const T* __restrict x, const T* __restrict b, double divergence,
+                              int64_t n, T* __restrict importance) {
+  for (int64_t i = 0; i < n; ++i) importance[i] = ImportanceOf(x[i], b[i], divergence);
+}
+
+template <class T>
+ORTHOMERGE_PER_CPU void TakeImportant(const T* __restrict x, const T* __restrict b,
+                                      double divergence, double threshold, int64_t n,
+                                      T* __restrict out) {
   for (int64_t i = 0; i < n; ++i) {
-    if (is_counted(i)) (*p)[i] = (*p)[i] / sum + 1e-8;
+    out[i] = ImportanceOf(x[i], b[i], divergence) >= threshold ? x[i] : b[i];
   }
 }
+
+// The divergences of rows of one length.
+template <class T>
+class Divergences {
+ public:
+  explicit Divergences(int64_t length)
+      : length_(length), scratch_(std::make_unique_for_overwrite<double[]>(2 * Size())) {}
+
+  // Of a region's row that begins at element `first`, over the elements that count.
+  double Of(const Region& region, int64_t first) {
+    const T *x = region.row_as<T>(0) + first, *b = region.base_as<T>() + first;
+    if (region.counts == nullptr) return Divergence(x, b, length_, scratch_.get());
+    // Without a share in the exponentials, p and q are the same.
+    counted_.resize(2 * Size());
+    for (int64_t i = 0; i < length_; ++i) {
+      const bool counts = region.counts[first + i] != 0;
+      counted_[i] = counts ? x[i] : -std::numeric_limits<T>::infinity();
+      counted_[length_ + i] = counts ? b[i] : -std::numeric_limits<T>::infinity();
+    }
+    return Divergence(&counted_[0], &counted_[length_], length_, scratch_.get());
+  }
+
+ private:
+  size_t Size() const { return static_cast<size_t>(length_); }
+
+  const int64_t length_;
+  const std::unique_ptr<double[]> scratch_;
+  std::vector<T> counted_;
+};
 
 class FusionProgram : public TypedProgram<FusionProgram> {
  public:
@@ -89,7 +163,12 @@ class FusionProgram : public TypedProgram<FusionProgram> {
   template <class T>
   void AccumulateAs(int round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
-    const std::vector<T> importance = Importance<T>(region);
+    Divergences<T> divergences(length_);
+    const auto importance = std::make_unique_for_overwrite<T[]>(region.elements);
+    for (int64_t first = 0; first < region.elements; first += length_) {
+      Weigh(region.row_as<T>(0) + first, region.base_as<T>() + first, divergences.Of(region, first),
+            length_, &importance[first]);
+    }
     selection_.Count(round, 0, region, [&](int64_t i) { return importance[i]; }, solved, partial);
   }
 
@@ -105,38 +184,23 @@ class FusionProgram : public TypedProgram<FusionProgram> {
   void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const auto quantile = [&](size_t q) -> double { return selection_.Get<T>(q, solved).number; };
     const double threshold = quantile(1) + 1.5 * (quantile(2) - quantile(0));
-    const std::vector<T> importance = Importance<T>(region);
+    Divergences<T> divergences(length_);
+    for (int64_t first = 0; first < region.elements; first += length_) {
+      TakeImportant(region.row_as<T>(0) + first, region.base_as<T>() + first,
+                    divergences.Of(region, first), threshold, length_, out + first);
+    }
+    if (region.counts == nullptr) return;
     const T *b = region.base_as<T>(), *x = region.row_as<T>(0);
     for (int64_t i = 0; i < region.elements; ++i) {
-      const bool counts = region.counts == nullptr || region.counts[i] != 0;
-      out[i] = counts ? (importance[i] >= threshold ? x[i] : b[i]) : b[i] + (x[i] - b[i]);
+      if (region.counts[i] == 0) out[i] = b[i] + (x[i] - b[i]);
     }
   }
 
-  int64_t working_bytes(int64_t elements) const override { return 8 * elements + 16 * length_; }
+  int64_t working_bytes(int64_t elements) const override { return 8 * elements + 32 * length_; }
   std::string description() const override { return "important elements taken over"; }
 
  private:
   static constexpr size_t kQuantiles = 3;
-
-  template <class T>
-  std::vector<T> Importance(const Region& region) const {
-    std::vector<T> importance(static_cast<size_t>(region.elements));
-    std::vector<double> p, q;
-    const T *base = region.base_as<T>(), *model = region.row_as<T>(0);
-    for (int64_t first = 0; first < region.elements; first += length_) {
-      const T *b = base + first, *x = model + first;
-      const uint8_t* counts = region.counts == nullptr ? nullptr : region.counts + first;
-      Softmax(x, length_, counts, &p);
-      Softmax(b, length_, counts, &q);
-      double divergence = 0;
-      for (size_t i = 0; i < p.size(); ++i) divergence += p[i] * std::log(p[i] / q[i]);
-      for (int64_t i = 0; i < length_; ++i) {
-        importance[first + i] = static_cast<T>(std::abs(x[i] - b[i]) * divergence);
-      }
-    }
-    return importance;
-  }
 
   const int64_t length_;
   const Selection selection_;
