@@ -3,13 +3,17 @@
 // int(n * density) largest are kept; theta = theta_0 + lambda * sum of what is left. A scalar's
 // task vector stays as it is.
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
 
 #include "core/math/per_cpu.h"
 #include "core/methods/elements.h"
-#include "core/methods/gram.h"
-#include "core/methods/magnitude_bins.h"
 #include "core/methods/make.h"
+#include "core/methods/typed_program.h"
 
 namespace orthomerge {
 namespace {
@@ -20,111 +24,194 @@ struct Shares {
   double lambda = 0;
 };
 
+// A magnitude as its bit pattern, which orders like it.
+template <class T>
+using KeyOf = std::conditional_t<sizeof(T) == sizeof(float), uint32_t, uint64_t>;
+
+// The keys above 0.
+template <class Key>
+struct Extent {
+  int64_t count = 0;
+  Key least = 0, most = 0;
+};
+
+// Entries that do not count have key 0: like zeros, they change no sum that is kept.
+template <class T, class Key = KeyOf<T>>
+ORTHOMERGE_PER_CPU Extent<Key> FindKeys(const T* __restrict row, const uint8_t* __restrict counts,
+                                        int64_t n, Key* __restrict keys) {
+  for (int64_t i = 0; i < n; ++i) keys[i] = std::bit_cast<Key>(std::abs(row[i]));
+  for (int64_t i = 0; counts != nullptr && i < n; ++i) keys[i] = counts[i] != 0 ? keys[i] : 0;
+  Key count = 0, least = std::numeric_limits<Key>::max(), most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    count += keys[i] != 0;
+    least = std::min<Key>(least, keys[i] - 1);  // of 0 the largest number
+    most = std::max(most, keys[i]);
+  }
+  return {static_cast<int64_t>(count), least + 1, most};
+}
+
+// What is on both sides of a key.
+template <class Key>
+struct Sides {
+  int64_t above = 0, equal = 0;  // keys
+  Key next_above = 0, next_below = 0;
+};
+
+template <class Key>
+ORTHOMERGE_PER_CPU Sides<Key> Around(const Key* keys, int64_t n, Key at) {
+  Key above = 0, equal = 0, next_above = std::numeric_limits<Key>::max(), next_below = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const Key key = keys[i], is_above = key > at, is_below = key < at;
+    above += is_above;
+    equal += key == at;
+    // Without branches: all bits where it is not above, none where it is not below.
+    next_above = std::min<Key>(next_above, key | (is_above - 1));
+    next_below = std::max<Key>(next_below, key & (0 - is_below));
+  }
+  return {static_cast<int64_t>(above), static_cast<int64_t>(equal), next_above, next_below};
+}
+
+// The index of the key that has so many equal ones before it; reads whole blocks.
+constexpr int64_t kEqualBlock = 64;
+template <class Key>
+ORTHOMERGE_PER_CPU int64_t IndexOf(const Key* keys, Key key, int64_t before) {
+  int64_t first = 0;
+  for (;; first += kEqualBlock) {
+    Key equal = 0;
+    for (int64_t i = first; i < first + kEqualBlock; ++i) equal += keys[i] == key ? 1 : 0;
+    if (before < static_cast<int64_t>(equal)) break;
+    before -= static_cast<int64_t>(equal);
+  }
+  while (keys[first] != key || before-- > 0) ++first;
+  return first;
+}
+
+// Adds the entries whose keys are from `low` to before `low` + `width`.
+template <class T, class Key = KeyOf<T>>
+ORTHOMERGE_PER_CPU void AddRange(const Key* __restrict keys, Key low, Key width,
+                                 const T* __restrict row, int64_t n, T* __restrict sum) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T entry = row[i];
+    sum[i] += keys[i] - low < width ? entry : T{0};
+  }
+}
+
 // Adds up those entries of rows that are neither among the `top` largest nor behind the `kept` next
 // ones, by magnitude; the lower index is the larger of equal ones.
 template <class T>
 class RowCut {
  public:
-  // `counts` as in Region.
-  RowCut(const uint8_t* counts, int64_t elements, const Shares& shares)
-      : counts_(counts), elements_(elements) {
-    int64_t n = elements;
-    if (counts != nullptr) n -= std::count(counts, counts + elements, 0);
-    top_ = static_cast<int64_t>(static_cast<double>(n) * shares.gamma);
-    kept_ = std::min(static_cast<int64_t>(static_cast<double>(n) * shares.density), n - top_);
+  using Key = KeyOf<T>;
+  // Keys near which the two cuts of a row are looked for first.
+  using Guess = std::array<Key, 2>;
+
+  RowCut(const Shares& shares, int64_t elements)
+      : shares_(shares), elements_(elements), keys_(static_cast<size_t>(elements) + kEqualBlock) {}
+
+  // The next rows' `counts`, as in Region.
+  void Begin(const uint8_t* counts) {
+    counts_ = counts;
+    int64_t n = elements_;
+    if (counts != nullptr) n -= std::count(counts, counts + n, 0);
+    top_ = static_cast<int64_t>(static_cast<double>(n) * shares_.gamma);
+    kept_ = std::min(static_cast<int64_t>(static_cast<double>(n) * shares_.density), n - top_);
   }
 
-  void AddTo(T* sum, const T* row) {
+  void AddTo(T* sum, const T* row, Guess* guess) {
     if (kept_ <= 0) return;
-    bins_.Fill(row, counts_, elements_);
-    const Border first = FindBorder(top_), last = FindBorder(top_ + kept_ - 1);
-    AddBetween(first.bin, last.bin, bins_.bins().data(), row, elements_, sum);
-    const auto& sizes = bins_.sizes();
-    if (first.bin == last.bin) return AddBorder(first.bin, first.rank, last.rank + 1, sum, row);
-    AddBorder(first.bin, first.rank, sizes[first.bin], sum, row);
-    AddBorder(last.bin, 0, last.rank + 1, sum, row);
+    const Extent<Key> extent = FindKeys(row, counts_, elements_, keys_.data());
+    if (top_ >= extent.count) return;
+    const Place first = Find(top_, extent, &(*guess)[0]);
+    const Place last = Find(std::min(top_ + kept_, extent.count) - 1, extent, &(*guess)[1]);
+    const auto [low, high] = std::minmax({first.index, last.index + 1});
+    AddSpan(first, last, 0, low, sum, row);
+    AddSpan(first, last, low, high, sum, row);
+    AddSpan(first, last, high, elements_, sum, row);
   }
 
  private:
-  // Where an entry stands: in which bin, and so many behind its first.
-  struct Border {
-    uint16_t bin = 0;
-    int64_t rank = 0;
+  struct Place {
+    Key key = 0;
+    int64_t index = 0;
   };
 
-  Border FindBorder(int64_t rank) const {
-    Border border{0, rank};
-    while (border.rank >= bins_.sizes()[border.bin]) border.rank -= bins_.sizes()[border.bin++];
-    return border;
-  }
-
-  // Adds the entries of the bins between two.
-  ORTHOMERGE_PER_CPU static void AddBetween(uint16_t first, uint16_t last,
-                                            const uint16_t* __restrict bins,
-                                            const T* __restrict row, int64_t n, T* __restrict sum) {
-    for (int64_t i = 0; i < n; ++i) {
-      const T entry = row[i];
-      sum[i] += (bins[i] > first) & (bins[i] < last) ? entry : T{0};
+  // Where the entry of a rank is, which is not 0: counts what is above a key that comes ever
+  // nearer, as far away as the ranks say, or half way where that does not get on.
+  Place Find(int64_t rank, const Extent<Key>& extent, Key* guess) const {
+    Key low = extent.least, high = extent.most;
+    int64_t from_low = extent.count, above_high = 0;  // keys
+    Key at = *guess;
+    for (int steps = 0;; ++steps) {
+      if (at < low || at > high) {
+        const double share = steps > kMostSteps ? 0.5
+                                                : (static_cast<double>(from_low - rank) - 0.5) /
+                                                      static_cast<double>(from_low - above_high);
+        at = low + static_cast<Key>(static_cast<double>(high - low) * share);
+      }
+      const Sides<Key> sides = Around(keys_.data(), elements_, at);
+      if (rank < sides.above) {
+        low = sides.next_above;
+        from_low = sides.above;
+      } else if (rank < sides.above + sides.equal) {
+        *guess = at;
+        return {at, IndexOf(keys_.data(), at, rank - sides.above)};
+      } else {
+        high = sides.next_below;
+        above_high = sides.above + sides.equal;
+      }
     }
   }
+  static constexpr int kMostSteps = 12;
 
-  // The entries of a bin, in order, from `begin` to `end`.
-  void AddBorder(uint16_t bin, int64_t begin, int64_t end, T* sum, const T* row) {
-    order_.clear();
-    const std::vector<uint16_t>& bins = bins_.bins();
-    for (size_t i = 0; i < bins.size(); ++i) {
-      if (bins[i] == bin) order_.push_back(static_cast<int64_t>(i));
-    }
-    std::sort(order_.begin(), order_.end(), [row](int64_t a, int64_t b) {
-      const T x = std::abs(row[a]), y = std::abs(row[b]);
-      return x > y || (x == y && a < b);
-    });
-    for (int64_t j = begin; j < end; ++j) sum[order_[j]] += row[order_[j]];
+  // Of the elements from `begin` to `end`, on one side of the places.
+  void AddSpan(const Place& first, const Place& last, int64_t begin, int64_t end, T* sum,
+               const T* row) const {
+    const Key high = first.key + (begin >= first.index ? 1 : 0);
+    const Key low = last.key + (begin > last.index ? 1 : 0);
+    if (high > low) AddRange(&keys_[begin], low, high - low, row + begin, end - begin, sum + begin);
   }
 
-  const uint8_t* const counts_;
+  const Shares shares_;
   const int64_t elements_;
+  const uint8_t* counts_ = nullptr;
   int64_t top_ = 0, kept_ = 0;
-  MagnitudeBins<T> bins_;
-  std::vector<int64_t> order_;
+  std::vector<Key> keys_;
 };
 
-class BreadcrumbsProgram : public TensorProgram {
+template <class T>
+ORTHOMERGE_PER_CPU void AddToBase(const T* __restrict base, T lambda, int64_t n,
+                                  T* __restrict sum) {
+  for (int64_t i = 0; i < n; ++i) sum[i] = base[i] + lambda * sum[i];
+}
+
+class BreadcrumbsProgram : public TypedProgram<BreadcrumbsProgram> {
  public:
   explicit BreadcrumbsProgram(const Shares& shares) : shares_(shares) {}
 
   Access access() const override { return Access::kRow; }
 
-  absl::Status Emit(const Region& region, const Solved&,
-                    absl::Span<void* const> sinks) const override {
-    for (int64_t row = 0; row < region.elements; row += region.columns) {
-      const RegionSlice slice(region, row, region.columns);
-      if (region.f64) {
-        EmitRow(slice.region(), static_cast<double*>(sinks[0]) + row);
-      } else {
-        EmitRow(slice.region(), static_cast<float*>(sinks[0]) + row);
+  template <class T>
+  void EmitAs(const Region& region, const Solved&, T* out) const {
+    const int64_t columns = region.columns;
+    RowCut<T> cut(shares_, columns);
+    std::vector<typename RowCut<T>::Guess> guesses(region.rows.size());
+    std::fill_n(out, region.elements, T{0});
+    for (int64_t row = 0; row < region.elements; row += columns) {
+      cut.Begin(region.counts == nullptr ? nullptr : region.counts + row);
+      for (size_t k = 0; k < region.rows.size(); ++k) {
+        cut.AddTo(out + row, region.row_as<T>(k) + row, &guesses[k]);
       }
     }
-    return absl::OkStatus();
+    AddToBase(region.base_as<T>(), static_cast<T>(shares_.lambda), region.elements, out);
+    CarryNonFinite(region, out);
   }
 
   int64_t working_bytes(int64_t elements) const override {
-    return elements * 12 + 8192;  // bins of a row, and their order
+    return elements * 8 + 512;  // keys of a row
   }
   std::string description() const override { return "outliers and small entries masked, added"; }
 
  private:
-  template <class T>
-  void EmitRow(const Region& row, T* out) const {
-    std::fill_n(out, row.elements, T{0});
-    RowCut<T> cut(row.counts, row.elements, shares_);
-    for (size_t k = 0; k < row.rows.size(); ++k) cut.AddTo(out, row.row_as<T>(k));
-    for (int64_t i = 0; i < row.elements; ++i) {
-      out[i] = row.base_as<T>()[i] + static_cast<T>(shares_.lambda) * out[i];
-    }
-    CarryNonFinite(row, out);
-  }
-
   const Shares shares_;
 };
 
