@@ -11,7 +11,9 @@
 // 1 + r clamp(shared_m / unique_m, 0, alpha), the numbers of the model's active entries in this
 // tensor that are not, and that are the only ones.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <memory>
 
 #include "core/math/kernels.h"
 #include "core/math/per_cpu.h"
@@ -23,6 +25,17 @@
 
 namespace orthomerge {
 namespace {
+
+// kRows rows from row k on, by their elements from `first` on.
+template <int kRows, class T>
+struct Rows {
+  const T* rows[kRows];
+
+  [[gnu::always_inline]] Rows(const Region& region, size_t k, int64_t first) {
+    for (int r = 0; r < kRows; ++r) rows[r] = region.row_as<T>(k + r) + first;
+  }
+  [[gnu::always_inline]] const T* operator[](int r) const { return rows[r]; }
+};
 
 class SceProgram : public TypedProgram<SceProgram> {
  public:
@@ -51,13 +64,12 @@ class SceProgram : public TypedProgram<SceProgram> {
   void AccumulateAs(int round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
     if (round == square_round_) return AddSquares<T>(region, solved, partial);
-    const std::vector<T> variances = Variances<T>(region);
-    std::vector<uint8_t> varies(variances.size());
-    for (size_t i = 0; i < varies.size(); ++i) {
-      varies[i] = variances[i] != 0 && (region.counts == nullptr || region.counts[i] != 0);
-    }
+    const auto n = static_cast<size_t>(region.elements);
+    const std::unique_ptr<T[]> variances = Variances<T>(region);
+    const auto varies = std::make_unique_for_overwrite<uint8_t[]>(n);
+    const bool all = MarkVarying(variances.get(), region.counts, n, varies.get());
     Region varying = region;
-    varying.counts = varies.data();
+    varying.counts = all ? nullptr : varies.get();
     selection_.Count(round, 0, varying, [&](int64_t i) { return variances[i]; }, solved, partial);
   }
 
@@ -81,82 +93,178 @@ class SceProgram : public TypedProgram<SceProgram> {
 
   template <class T>
   ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
-    const std::vector<uint8_t> selected = Select<T>(region, solved);
-    const std::vector<double>& w = solved.rounds[first_round_ + square_round_].tensors[index_];
+    const std::unique_ptr<uint8_t[]> selected = Select<T>(region, solved);
+    const double* weights = solved.rounds[first_round_ + square_round_].tensors[index_].data();
+    double vote[kBlock], sum[kBlock], weight[kBlock];
     const T* base = region.base_as<T>();
-    const auto n = static_cast<size_t>(region.elements);
-    std::vector<double> vote(n, 0.0), sum(n, 0.0), weight(n, 0.0);
-    for (size_t k = 0; k < models_; ++k) {
-      const T* row = region.row_as<T>(k);
-      for (size_t i = 0; i < n; ++i) vote[i] += row[i];
-    }
-    for (size_t k = 0; k < models_; ++k) {
-      const T* row = region.row_as<T>(k);
-      const double own_weight = w[k];
-      for (size_t i = 0; i < n; ++i) {
-        const T with_vote = vote[i] >= 0 ? row[i] : -row[i];
-        const double entry = own_weight * row[i];
-        sum[i] += with_vote > 0 ? entry : 0.0;
-        weight[i] += with_vote > 0 ? own_weight : 0.0;
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      AddAll<T>(region, first, count, vote);
+      std::fill_n(sum, count, 0.0);
+      std::fill_n(weight, count, 0.0);
+      size_t k = 0;
+      for (; k + 4 <= models_; k += 4) {
+        AddElected<4, T>(region, k, weights, first, count, vote, sum, weight);
+      }
+      for (; k < models_; ++k) {
+        AddElected<1, T>(region, k, weights, first, count, vote, sum, weight);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        out[first + i] = static_cast<T>(base[first + i] + sum[i] / std::max(weight[i], 1e-6));
       }
     }
-    for (size_t i = 0; i < n; ++i) {
-      const auto merged = static_cast<T>(base[i] + sum[i] / std::max(weight[i], 1e-6));
-      out[i] = selected[i] != 0 ? merged : base[i];
+    if (selected != nullptr) {
+      for (int64_t i = 0; i < region.elements; ++i) out[i] = selected[i] != 0 ? out[i] : base[i];
     }
     CarryNonFinite(region, out);
   }
 
-  int64_t working_bytes(int64_t elements) const override { return 49 * elements; }
+  int64_t working_bytes(int64_t elements) const override { return 9 * elements; }
   std::string description() const override { return "selected, sign elected, weighted"; }
 
  private:
   bool selects() const { return topk_ < 1; }
 
-  // Between the models, of each element.
-  template <class T>
-  ORTHOMERGE_PER_CPU std::vector<T> Variances(const Region& region) const {
-    const auto n = static_cast<size_t>(region.elements);
-    const auto k = static_cast<double>(models_);
-    std::vector<double> mean(n, 0.0), squares(n, 0.0);
-    for (size_t m = 0; m < models_; ++m) {
-      const T* row = region.row_as<T>(m);
-      for (size_t i = 0; i < n; ++i) mean[i] += row[i];
+  static constexpr int64_t kBlock = 256;
+
+  // Rows are taken kRows at a time, from row k on, so that sums stay in registers.
+  template <int kRows, class T>
+  [[gnu::always_inline]] static void Add(const Region& region, size_t k, int64_t first,
+                                         int64_t count, double* __restrict sums) {
+    const Rows<kRows, T> rows(region, k, first);
+    for (int64_t i = 0; i < count; ++i) {
+      double sum = sums[i];
+      for (int r = 0; r < kRows; ++r) sum += rows[r][i];
+      sums[i] = sum;
     }
-    for (double& x : mean) x /= k;
-    for (size_t m = 0; m < models_; ++m) {
-      const T* row = region.row_as<T>(m);
-      for (size_t i = 0; i < n; ++i) squares[i] += (row[i] - mean[i]) * (row[i] - mean[i]);
-    }
-    std::vector<T> variances(n);
-    for (size_t i = 0; i < n; ++i) variances[i] = static_cast<T>(squares[i] / k);
-    return variances;
   }
 
   template <class T>
-  std::vector<uint8_t> Select(const Region& region, const Solved& solved) const {
-    std::vector<uint8_t> selected(static_cast<size_t>(region.elements), 1);
-    if (!selects()) return selected;
-    const std::vector<T> variances = Variances<T>(region);
+  [[gnu::always_inline]] void AddAll(const Region& region, int64_t first, int64_t count,
+                                     double* sums) const {
+    std::fill_n(sums, count, 0.0);
+    size_t k = 0;
+    for (; k + 4 <= models_; k += 4) Add<4, T>(region, k, first, count, sums);
+    for (; k < models_; ++k) Add<1, T>(region, k, first, count, sums);
+  }
+
+  template <int kRows, class T>
+  [[gnu::always_inline]] static void AddElected(const Region& region, size_t k,
+                                                const double* weights, int64_t first, int64_t count,
+                                                const double* __restrict votes,
+                                                double* __restrict sums,
+                                                double* __restrict weight_sums) {
+    const Rows<kRows, T> rows(region, k, first);
+    for (int64_t i = 0; i < count; ++i) {
+      const double vote = votes[i];
+      double sum = sums[i], weight = weight_sums[i];
+      for (int r = 0; r < kRows; ++r) {
+        const T with_vote = vote >= 0 ? rows[r][i] : -rows[r][i];
+        const double entry = weights[k + r] * rows[r][i];
+        sum += with_vote > 0 ? entry : 0.0;
+        weight += with_vote > 0 ? weights[k + r] : 0.0;
+      }
+      sums[i] = sum;
+      weight_sums[i] = weight;
+    }
+  }
+
+  template <int kRows, class T>
+  [[gnu::always_inline]] static void AddDistances(const Region& region, size_t k, int64_t first,
+                                                  int64_t count, const double* __restrict mean,
+                                                  double* __restrict squares) {
+    const Rows<kRows, T> rows(region, k, first);
+    for (int64_t i = 0; i < count; ++i) {
+      double sum = squares[i];
+      for (int r = 0; r < kRows; ++r) sum += (rows[r][i] - mean[i]) * (rows[r][i] - mean[i]);
+      squares[i] = sum;
+    }
+  }
+
+  // By the number of models: the same as a multiplication, and slower, if that is a power of 2.
+  [[gnu::always_inline]] void Divide(double* sums, int64_t count) const {
+    const auto models = static_cast<double>(models_);
+    if (std::has_single_bit(models_)) {
+      const double factor = 1 / models;
+      for (int64_t i = 0; i < count; ++i) sums[i] *= factor;
+    } else {
+      for (int64_t i = 0; i < count; ++i) sums[i] /= models;
+    }
+  }
+
+  // Between the models, of each element.
+  template <class T>
+  ORTHOMERGE_PER_CPU void Vary(const Region& region, T* __restrict variances) const {
+    double mean[kBlock], squares[kBlock];
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      AddAll<T>(region, first, count, mean);
+      Divide(mean, count);
+      std::fill_n(squares, count, 0.0);
+      size_t k = 0;
+      for (; k + 4 <= models_; k += 4) AddDistances<4, T>(region, k, first, count, mean, squares);
+      for (; k < models_; ++k) AddDistances<1, T>(region, k, first, count, mean, squares);
+      Divide(squares, count);
+      for (int64_t i = 0; i < count; ++i) variances[first + i] = static_cast<T>(squares[i]);
+    }
+  }
+
+  template <class T>
+  std::unique_ptr<T[]> Variances(const Region& region) const {
+    auto variances = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(region.elements));
+    Vary(region, variances.get());
+    return variances;
+  }
+
+  // Marks the elements that count and vary; whether all do.
+  template <class T>
+  ORTHOMERGE_PER_CPU static bool MarkVarying(const T* __restrict variances,
+                                             const uint8_t* __restrict counts, size_t n,
+                                             uint8_t* __restrict varies) {
+    uint8_t all = 1;
+    for (size_t i = 0; i < n; ++i) {
+      varies[i] = variances[i] != 0 ? 1 : 0;
+      all &= varies[i];
+    }
+    if (counts == nullptr) return all != 0;
+    for (size_t i = 0; i < n; ++i) varies[i] = counts[i] != 0 ? varies[i] : 0;
+    return false;
+  }
+
+  // Which elements are selected; null: all.
+  template <class T>
+  std::unique_ptr<uint8_t[]> Select(const Region& region, const Solved& solved) const {
+    if (!selects()) return nullptr;
+    auto selected = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(region.elements));
+    const std::unique_ptr<T[]> variances = Variances<T>(region);
     const Cut<T> cut = selection_.Get<T>(0, solved);
-    cut.Mark(variances.data(), region.offset, region.elements, selected.data());
+    cut.Mark(variances.get(), region.offset, region.elements, selected.get());
     return selected;
   }
 
   template <class T>
   ORTHOMERGE_PER_CPU void AddSquares(const Region& region, const Solved& solved,
                                      Accumulator& partial) const {
-    const std::vector<uint8_t> selected = Select<T>(region, solved);
-    for (size_t k = 0; k < models_; ++k) {
-      const T* row = region.row_as<T>(k);
-      const uint8_t* keep = selected.data();
-      double squares[kLanes];
-      std::copy_n(&partial.lanes[k * kLanes], kLanes, squares);
-      ForLanes(region.elements, [&](int64_t i, int64_t lane) {
-        const double x = keep[i] != 0 ? row[i] : T{0};
-        squares[lane] += x * x;
-      });
-      std::copy_n(squares, kLanes, &partial.lanes[k * kLanes]);
+    const std::unique_ptr<uint8_t[]> selected = Select<T>(region, solved);
+    T kept[kBlock];
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, region.elements - first);
+      for (size_t k = 0; k < models_; ++k) {
+        const T* row = region.row_as<T>(k) + first;
+        for (int64_t i = 0; selected != nullptr && i < count; ++i) {
+          const T entry = row[i];
+          kept[i] = selected[first + i] != 0 ? entry : T{0};
+        }
+        const T* entries = selected != nullptr ? kept : row;
+        double* lanes = &partial.lanes[k * kLanes];
+        double squares[kLanes];
+        std::copy_n(lanes, kLanes, squares);
+        ForLanes(count, [&](int64_t i, int64_t lane) {
+          const double x = entries[i];
+          squares[lane] += x * x;
+        });
+        std::copy_n(squares, kLanes, lanes);
+      }
     }
   }
 
