@@ -24,9 +24,11 @@ struct Shares {
   double lambda = 0;
 };
 
-// A magnitude as its bit pattern, which orders like it.
+// A magnitude as its bit pattern, which orders like it. Signed, since vectors compare that.
 template <class T>
-using KeyOf = std::conditional_t<sizeof(T) == sizeof(float), uint32_t, uint64_t>;
+using KeyOf = std::conditional_t<sizeof(T) == sizeof(float), int32_t, int64_t>;
+template <class Key>
+constexpr Key kMostKey = std::numeric_limits<Key>::max();
 
 // The keys above 0.
 template <class Key>
@@ -41,13 +43,14 @@ ORTHOMERGE_PER_CPU Extent<Key> FindKeys(const T* __restrict row, const uint8_t* 
                                         int64_t n, Key* __restrict keys) {
   for (int64_t i = 0; i < n; ++i) keys[i] = std::bit_cast<Key>(std::abs(row[i]));
   for (int64_t i = 0; counts != nullptr && i < n; ++i) keys[i] = counts[i] != 0 ? keys[i] : 0;
-  Key count = 0, least = std::numeric_limits<Key>::max(), most = 0;
+  Key count = 0, least = kMostKey<Key>, most = 0;
   for (int64_t i = 0; i < n; ++i) {
-    count += keys[i] != 0;
-    least = std::min<Key>(least, keys[i] - 1);  // of 0 the largest number
-    most = std::max(most, keys[i]);
+    const Key key = keys[i], is_there = key != 0;
+    count += is_there;
+    least = std::min<Key>(least, key | ((is_there - 1) & kMostKey<Key>));
+    most = std::max(most, key);
   }
-  return {static_cast<int64_t>(count), least + 1, most};
+  return {count, least, most};
 }
 
 // What is on both sides of a key.
@@ -59,16 +62,16 @@ struct Sides {
 
 template <class Key>
 ORTHOMERGE_PER_CPU Sides<Key> Around(const Key* keys, int64_t n, Key at) {
-  Key above = 0, equal = 0, next_above = std::numeric_limits<Key>::max(), next_below = 0;
+  Key above = 0, equal = 0, next_above = kMostKey<Key>, next_below = 0;
   for (int64_t i = 0; i < n; ++i) {
     const Key key = keys[i], is_above = key > at, is_below = key < at;
     above += is_above;
     equal += key == at;
-    // Without branches: all bits where it is not above, none where it is not below.
-    next_above = std::min<Key>(next_above, key | (is_above - 1));
+    // Without branches: the largest number where it is not above, 0 where it is not below.
+    next_above = std::min<Key>(next_above, key | ((is_above - 1) & kMostKey<Key>));
     next_below = std::max<Key>(next_below, key & (0 - is_below));
   }
-  return {static_cast<int64_t>(above), static_cast<int64_t>(equal), next_above, next_below};
+  return {above, equal, next_above, next_below};
 }
 
 // The index of the key that has so many equal ones before it; reads whole blocks.
@@ -79,20 +82,20 @@ ORTHOMERGE_PER_CPU int64_t IndexOf(const Key* keys, Key key, int64_t before) {
   for (;; first += kEqualBlock) {
     Key equal = 0;
     for (int64_t i = first; i < first + kEqualBlock; ++i) equal += keys[i] == key ? 1 : 0;
-    if (before < static_cast<int64_t>(equal)) break;
-    before -= static_cast<int64_t>(equal);
+    if (before < equal) break;
+    before -= equal;
   }
   while (keys[first] != key || before-- > 0) ++first;
   return first;
 }
 
-// Adds the entries whose keys are from `low` to before `low` + `width`.
+// Adds the entries whose keys are from `low` to before `high`.
 template <class T, class Key = KeyOf<T>>
-ORTHOMERGE_PER_CPU void AddRange(const Key* __restrict keys, Key low, Key width,
+ORTHOMERGE_PER_CPU void AddRange(const Key* __restrict keys, Key low, Key high,
                                  const T* __restrict row, int64_t n, T* __restrict sum) {
   for (int64_t i = 0; i < n; ++i) {
     const T entry = row[i];
-    sum[i] += keys[i] - low < width ? entry : T{0};
+    sum[i] += (keys[i] >= low) & (keys[i] < high) ? entry : T{0};
   }
 }
 
@@ -168,7 +171,7 @@ class RowCut {
                const T* row) const {
     const Key high = first.key + (begin >= first.index ? 1 : 0);
     const Key low = last.key + (begin > last.index ? 1 : 0);
-    if (high > low) AddRange(&keys_[begin], low, high - low, row + begin, end - begin, sum + begin);
+    if (high > low) AddRange(&keys_[begin], low, high, row + begin, end - begin, sum + begin);
   }
 
   const Shares shares_;
