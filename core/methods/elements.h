@@ -16,7 +16,7 @@ void WeightedSum(const Region& region, const std::vector<double>& c, bool add_ba
 // Calls use(i, lane) for elements from where the lanes of a reduction begin: element i belongs to
 // lane i mod kLanes. Sums are kept in an array of kLanes on the stack, so that they are vectors.
 template <class Use>
-void ForLanes(int64_t count, const Use& use) {
+[[gnu::always_inline]] inline void ForLanes(int64_t count, const Use& use) {
   int64_t start = 0;
   for (; start + kLanes <= count; start += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) use(start + lane, lane);
