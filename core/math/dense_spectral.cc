@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
-#include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/mm.h>
@@ -124,19 +123,19 @@ Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
 }
 
 // From the eigenvectors of x x^T, for wide x; no u where the smallest value is too small for that.
-Triplets LeadingByGram(const at::Tensor& x, int64_t k) {
-  const int64_t m = x.size(0);
+Triplets LeadingByGram(const at::Tensor& x, int64_t k, bool rest) {
+  const int64_t m = x.size(0), less = rest ? m - k : 0;
   Triplets triplets;
   const at::Tensor gram = Gram(x.t());
   if (!std::isfinite(gram.norm().item<double>())) return triplets;
-  const auto [values, vectors] = at::linalg_eigh(gram);  // ascending
-  const at::Tensor leading = values.narrow(0, m - k, k);
+  const auto [values, vectors] = LeadingEigenvectors(gram, less + k);
+  const at::Tensor leading = values.narrow(0, less, k);
   const double largest = leading[k - 1].item<double>(), least = leading[0].item<double>();
   if (!(least * kMaxSpread * kMaxSpread > largest)) return triplets;
   triplets.s = leading.sqrt();
-  triplets.u = vectors.narrow(1, m - k, k);
+  triplets.u = vectors.narrow(1, less, k);
   triplets.v = at::mm(x.t(), triplets.u).div_(triplets.s);
-  triplets.rest = vectors.narrow(1, 0, m - k);
+  if (rest) triplets.rest = vectors.narrow(1, 0, less);
   return triplets;
 }
 
@@ -166,11 +165,10 @@ at::Tensor Polar(const at::Tensor& x) {
   return at::mm(u, vh);
 }
 
-Triplets Leading(const at::Tensor& x, int64_t k) {
+Triplets Leading(const at::Tensor& x, int64_t k, bool rest) {
   if (x.size(0) > x.size(1)) {
     Triplets triplets = Leading(x.t(), k);
     std::swap(triplets.u, triplets.v);
-    triplets.rest = at::Tensor();
     return triplets;
   }
   if (k == 0) {
@@ -178,14 +176,14 @@ Triplets Leading(const at::Tensor& x, int64_t k) {
     triplets.u = at::empty({x.size(0), 0}, x.options());
     triplets.s = at::empty({0}, x.options());
     triplets.v = at::empty({x.size(1), 0}, x.options());
-    triplets.rest = at::eye(x.size(0), x.options());
+    if (rest) triplets.rest = at::eye(x.size(0), x.options());
     return triplets;
   }
-  Triplets triplets = LeadingByGram(x, k);
+  Triplets triplets = LeadingByGram(x, k, rest);
   if (triplets.u.defined()) return triplets;
   const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);  // descending
   triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
-  triplets.rest = u.narrow(1, k, x.size(0) - k);
+  if (rest) triplets.rest = u.narrow(1, k, x.size(0) - k);
   return triplets;
 }
 
@@ -200,7 +198,7 @@ at::Tensor MergeIsoC(const DeviceTasks& tasks) {
 
 at::Tensor MergeIsoCts(const DeviceTasks& tasks, const CtsSplit& split) {
   if (split.per_task == 0) return MergeIsoC(tasks);
-  const Triplets common = Leading(tasks.Sum(), split.common);
+  const Triplets common = Leading(tasks.Sum(), split.common, /*rest=*/true);
   std::vector<at::Tensor> left, right, values;
   for (int64_t i = 0; i < tasks.count(); ++i) {
     Triplets own;
@@ -261,7 +259,7 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
     at::Tensor gram =
         at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
     for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
-    const auto [values, vectors] = at::linalg_eigh(gram);
+    const auto [values, vectors] = LeadingEigenvectors(gram, m);
     u = vectors.flip(1);  // descending
     kept = values.flip(0).clamp_min(0).sqrt_().gt(smallest);
   }
@@ -276,8 +274,7 @@ at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
   const bool wide = tasks.m() <= tasks.n();
   const at::Tensor matrix = wide ? tasks.Wide(0) : tasks.Wide(0).t();
   // Eigenvalues ascend. Projecting on the vectors needs no quotient by small singular values.
-  at::Tensor u =
-      std::get<1>(at::linalg_eigh(Gram(matrix.t()))).narrow(1, matrix.size(0) - rank, rank).flip(1);
+  at::Tensor u = LeadingEigenvectors(Gram(matrix.t()), rank).vectors.flip(1);
   at::Tensor rest = at::mm(u.t(), matrix);  // diag(s) V^T
   const at::Tensor& left = wide ? u : rest.t();
   const at::Tensor largest = left.gather(0, left.abs().argmax(0, /*keepdim=*/true));
