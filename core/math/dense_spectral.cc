@@ -8,6 +8,7 @@
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/outer.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,6 +26,8 @@ constexpr double kMaxCondition = 1e6;  // of what Polar solves by its Gram matri
 constexpr double kMaxSpread = 1e3;     // of singular values that Leading takes from it
 constexpr double kOrthogonal = 2e-4;   // what a step of third order takes to 3e-12
 constexpr double kNear = 0.9;          // from here on such steps are as good as any other
+constexpr double kMild = 30;           // a condition whose square costs no digit that shows
+constexpr double kCoupled = 1e-6;      // cosines whose squares do not show
 constexpr int kPowerSteps = 6;
 constexpr int kMaxHalleySteps = 12;
 
@@ -112,6 +115,33 @@ at::Tensor PolarByHalley(const at::Tensor& matrix) {
   return {};
 }
 
+// The same by eigenvectors V of X^T X, on a CPU in half the time. The columns of X V = Z D, D their
+// lengths, are orthogonal but for rounding: Z^T Z = I + E, where E is what the condition makes of
+// it. With X^T X = V (D (I + E) D) V^T, the factor is Z (I - F) V^T, F_ij = E_ij d_i / (d_i + d_j),
+// to first order. Undefined where more than that is needed.
+at::Tensor PolarByEigenvectors(const at::Tensor& x) {
+  const auto [values, vectors] = LeadingEigenvectors(Gram(x), x.size(1));
+  if (values[0].item<double>() * kMild * kMild > values[-1].item<double>()) {
+    return at::mm(x, Gram(vectors.mul(values.pow(-0.25)).t()));
+  }
+  at::Tensor z = at::mm(x, vectors), turn = Gram(z);
+  const at::Tensor lengths = turn.diagonal().sqrt(), inverse = lengths.reciprocal();
+  turn.mul_(inverse).mul_(inverse.unsqueeze(1)).diagonal().zero_();
+  if (!(turn.norm().item<double>() < kCoupled)) return {};
+  turn.div_(at::outer(inverse, lengths).add_(1));
+  const at::Tensor back = vectors.t();
+  return at::mm(z.mul_(inverse), back.addmm(turn, back, 1, -1));
+}
+
+// Of tall x where its condition allows it without a singular value decomposition.
+at::Tensor FastPolar(const at::Tensor& x) {
+  if (x.is_cpu()) {
+    const at::Tensor factor = PolarByEigenvectors(x);
+    if (factor.defined()) return factor;
+  }
+  return PolarByHalley(x);
+}
+
 Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
   Triplets triplets;
   const at::Tensor kept = s.gt(s.max().mul(ZeroBelow(std::min(u.size(0), v.size(0))))).nonzero();
@@ -159,7 +189,7 @@ at::Tensor Gram(const at::Tensor& x) {
 
 at::Tensor Polar(const at::Tensor& x) {
   if (x.size(0) < x.size(1)) return Polar(x.t()).t();
-  const at::Tensor factor = PolarByHalley(x);
+  const at::Tensor factor = FastPolar(x);
   if (factor.defined()) return factor;
   const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);
   return at::mm(u, vh);
