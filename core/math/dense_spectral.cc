@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/mm.h>
@@ -142,6 +143,21 @@ at::Tensor FastPolar(const at::Tensor& x) {
   return PolarByHalley(x);
 }
 
+// Polar factor of [w c], for orthonormal c. All is done in the span of w and its image in c's.
+at::Tensor PolarBeside(const at::Tensor& w, const at::Tensor& c) {
+  const int64_t k = w.size(1);
+  if (2 * k < c.size(1)) {
+    const at::Tensor q = std::get<0>(at::linalg_qr(at::mm(c.t(), w)));
+    const at::Tensor image = at::mm(c, q);
+    const at::Tensor factor = FastPolar(at::cat({w, image}, 1));
+    if (factor.defined()) {
+      const at::Tensor change = factor.narrow(1, k, k).sub(image);
+      return at::cat({factor.narrow(1, 0, k), c.addmm(change, q.t())}, 1);
+    }
+  }
+  return Polar(at::cat({w, c}, 1));
+}
+
 Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
   Triplets triplets;
   const at::Tensor kept = s.gt(s.max().mul(ZeroBelow(std::min(u.size(0), v.size(0))))).nonzero();
@@ -229,31 +245,29 @@ at::Tensor MergeIsoC(const DeviceTasks& tasks) {
 at::Tensor MergeIsoCts(const DeviceTasks& tasks, const CtsSplit& split) {
   if (split.per_task == 0) return MergeIsoC(tasks);
   const Triplets common = Leading(tasks.Sum(), split.common, /*rest=*/true);
-  std::vector<at::Tensor> left, right, values;
+  const bool coordinates = common.rest.defined();  // of what is not common
+  std::vector<at::Tensor> left, right, values = {common.s};
   for (int64_t i = 0; i < tasks.count(); ++i) {
-    Triplets own;
-    if (common.rest.defined()) {  // in coordinates of what is not common
-      own = Leading(at::mm(common.rest.t(), tasks.Wide(i)), split.per_task);
-      own.u = at::mm(common.rest, own.u);
+    at::Tensor task = tasks.Wide(i);
+    if (coordinates) {
+      task = at::mm(common.rest.t(), task);
     } else {
-      const at::Tensor task = tasks.Wide(i);
-      const at::Tensor shared = at::mm(common.u, at::mm(common.u.t(), task));
-      own = Leading(task.sub(shared), split.per_task);
+      task = task.addmm(common.u, at::mm(common.u.t(), task), 1, -1);
     }
+    const Triplets own = Leading(task, split.per_task);
     left.push_back(own.u);
     right.push_back(own.v);
     values.push_back(own.s);
   }
-  left.push_back(common.u);
-  right.push_back(common.v);
-  values.push_back(common.s);
   const double mean = at::cat(values).sum().item<double>() / static_cast<double>(tasks.rank());
-  const at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
+  if (mean == 0) return tasks.Sum().zero_();
+  at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
   left.clear();
   right.clear();
-  if (mean == 0) return tasks.Sum().zero_();
-  const at::Tensor factor = Polar(a);
-  return at::mm(factor, Polar(b).t()).mul_(mean);
+  a = coordinates ? at::cat({at::mm(common.rest, Polar(a)), common.u}, 1)
+                  : PolarBeside(a, common.u);
+  b = PolarBeside(b, common.v);
+  return at::mm(a, b.t()).mul_(mean);
 }
 
 at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k) {
