@@ -292,26 +292,26 @@ at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k) {
 
 at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
   const int64_t m = tasks.m();
-  at::Tensor u, kept;
+  at::Tensor rows, values;  // of U^T, descending
   if (tasks.count() * tasks.n() < m) {
     std::vector<at::Tensor> all;
     for (int64_t i = 0; i < tasks.count(); ++i) all.push_back(tasks.Wide(i));
     const auto [left, s, vh] = at::linalg_svd(at::cat(all, 1), /*full_matrices=*/false);
-    u = left;
-    kept = s.gt(smallest);
+    rows = left.t();
+    values = s;
   } else {
     at::Tensor gram =
         at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
     for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
-    const auto [values, vectors] = LeadingEigenvectors(gram, m);
-    u = vectors.flip(1);  // descending
-    kept = values.flip(0).clamp_min(0).sqrt_().gt(smallest);
+    const Eigenvectors all = LeadingEigenvectors(gram, m);
+    rows = all.vectors.t().flip(0);
+    values = all.values.flip(0).clamp_min(0).sqrt_();
   }
-  u = u.index_select(1, kept.nonzero().squeeze(1));
-  if (u.size(1) == 0) return u;
+  rows = rows.narrow(0, 0, values.gt(smallest).sum().item<int64_t>());
+  if (rows.size(0) == 0) return rows.t();
   // Signs are arbitrary: the largest entry of every vector becomes positive.
-  const at::Tensor largest = u.gather(0, u.abs().argmax(0, /*keepdim=*/true));
-  return u.mul(largest.sign());
+  const at::Tensor largest = rows.gather(1, rows.abs().argmax(1, /*keepdim=*/true));
+  return rows.mul_(largest.sign()).t();
 }
 
 at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
