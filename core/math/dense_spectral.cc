@@ -27,7 +27,8 @@ constexpr double kMaxCondition = 1e6;  // of what Polar solves by its Gram matri
 constexpr double kMaxSpread = 1e3;     // of singular values that Leading takes from it
 constexpr double kOrthogonal = 2e-4;   // what a step of third order takes to 3e-12
 constexpr double kNear = 0.9;          // from here on such steps are as good as any other
-constexpr double kMild = 30;           // a condition whose square costs no digit that shows
+constexpr double kMild = 64;           // a condition whose square costs no digit that shows
+constexpr int64_t kFew = 4;            // up to this part of all are few
 constexpr double kCoupled = 1e-6;      // cosines whose squares do not show
 constexpr int kPowerSteps = 6;
 constexpr int kMaxHalleySteps = 12;
@@ -118,20 +119,39 @@ at::Tensor PolarByHalley(const at::Tensor& matrix) {
 
 // The same by eigenvectors V of X^T X, on a CPU in half the time. The columns of X V = Z D, D their
 // lengths, are orthogonal but for rounding: Z^T Z = I + E, where E is what the condition makes of
-// it. With X^T X = V (D (I + E) D) V^T, the factor is Z (I - F) V^T, F_ij = E_ij d_i / (d_i + d_j),
-// to first order. Undefined where more than that is needed.
+// it. With X^T X = V D (I + E) D V^T, the factor is Z (I - F) V^T, F_ij = E_ij d_i / (d_i + d_j),
+// to first order. E shows only in rows and columns of small singular values: the few of them (s)
+// are treated so, and the others (b) contribute X V_b D_b^-1 V_b^T and what E_bs couples them by.
+// Undefined where more than the first order is needed.
 at::Tensor PolarByEigenvectors(const at::Tensor& x) {
-  const auto [values, vectors] = LeadingEigenvectors(Gram(x), x.size(1));
-  if (values[0].item<double>() * kMild * kMild > values[-1].item<double>()) {
-    return at::mm(x, Gram(vectors.mul(values.pow(-0.25)).t()));
-  }
-  at::Tensor z = at::mm(x, vectors), turn = Gram(z);
+  const int64_t n = x.size(1);
+  at::Tensor gram = Gram(x);
+  const double norm = gram.norm().item<double>();
+  if (!(norm > 0) || !std::isfinite(norm)) return {};
+  const auto [values, vectors] = LeadingEigenvectors(std::move(gram), n);  // ascending
+  int64_t few = values.lt(values[n - 1].div(kMild * kMild)).sum().item<int64_t>();
+  if (few > n / kFew) few = n;
+  const at::Tensor small = vectors.narrow(1, 0, few), big = vectors.narrow(1, few, n - few);
+
+  const at::Tensor root = values.narrow(0, few, n - few).rsqrt();  // of D_b^2
+  at::Tensor factor = Gram(big.mul(root.sqrt()).t());
+  if (few == 0) return at::mm(x, factor);
+
+  at::Tensor z = at::mm(x, small), turn = Gram(z);
   const at::Tensor lengths = turn.diagonal().sqrt(), inverse = lengths.reciprocal();
+  z.mul_(inverse);
   turn.mul_(inverse).mul_(inverse.unsqueeze(1)).diagonal().zero_();
   if (!(turn.norm().item<double>() < kCoupled)) return {};
-  turn.div_(at::outer(inverse, lengths).add_(1));
-  const at::Tensor back = vectors.t();
-  return at::mm(z.mul_(inverse), back.addmm(turn, back, 1, -1));
+  turn.div_(at::outer(inverse, lengths).add_(1));  // F_ss
+  at::Tensor back = small.t().addmm(turn, small.t(), 1, -1);
+  if (few == n) return at::mm(z, back);
+
+  const at::Tensor coupling = at::mm(big.t(), at::mm(x.t(), z)).mul_(root.unsqueeze(1));  // E_bs
+  if (!(coupling.norm().item<double>() < kCoupled)) return {};
+  const at::Tensor part = coupling.div(at::outer(root, lengths).add_(1));  // F_bs
+  factor.addmm_(at::mm(big, part.mul(root.unsqueeze(1))), small.t(), 1, -1);
+  back.sub_(at::mm(big, coupling.sub(part)).t());  // F_sb = (E_bs - F_bs)^T
+  return at::mm(x, factor).addmm_(z, back);
 }
 
 // Of tall x where its condition allows it without a singular value decomposition.
