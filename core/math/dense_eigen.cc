@@ -16,7 +16,7 @@
 namespace orthomerge {
 namespace {
 
-constexpr int64_t kReflectors = 128;  // at a time
+constexpr int64_t kReflectors = 64;  // at a time
 constexpr int kTridiagonalBlock = 64;
 
 // Fortran's interface, with the lengths of strings at the end.

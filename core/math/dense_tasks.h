@@ -57,7 +57,8 @@ at::Tensor Gram(const at::Tensor& x);
 // U V^T of X = U diag(s) V^T.
 at::Tensor Polar(const at::Tensor& x);
 
-// The k leading eigenvalues of symmetric x, ascending, and their vectors. Overwrites x.
+// The k leading eigenvalues of symmetric x, ascending, and their vectors. Overwrites x, which is
+// contiguous.
 struct Eigenvectors {
   at::Tensor values;   // k
   at::Tensor vectors;  // n x k
