@@ -83,7 +83,8 @@ Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k) {
   }
   const at::Tensor vectors = at::empty({n, n}, x.options());  // one a row
   {
-    const int size = 1 + 4 * order + order * order, integers = 3 + 5 * order;
+    // Beyond the range of int, sizes become such that LAPACK refuses.
+    const int size = static_cast<int>(1 + 4 * n + n * n), integers = 3 + 5 * order;
     const at::Tensor work = at::empty({size}, x.options());
     const at::Tensor iwork = at::empty({integers}, x.options().dtype(at::kInt));
     lapack->dstedc("I", &order, values.data_ptr<double>(), beside.data_ptr<double>(),
