@@ -140,7 +140,8 @@ int main(int argc, char** argv) {
   tasks.m = m;
   tasks.n = n;
   tasks.rows = pointers;
-  std::vector<double> merged(static_cast<size_t>(m * n)), basis(static_cast<size_t>(m * r));
+  std::vector<double> merged(static_cast<size_t>(m * n));
+  std::vector<double> basis(static_cast<size_t>(m * std::min(m, count * n)));
 
   const int64_t specific = r / 5 / count;
   orthomerge::Descent descent;

@@ -1,12 +1,9 @@
-// The optimisations of dense_tasks.h: every step is on the device and in place.
+// The optimisations of dense_tasks.h: every step is on the device; on a CPU in one pass.
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/sqrt.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -15,13 +12,34 @@
 #include <vector>
 
 #include "core/math/dense_tasks.h"
+#include "core/math/per_cpu.h"
 
 namespace orthomerge {
 namespace {
 
-constexpr int64_t kRowBlock =
-    512;  // rows of a CPU's descent where rows do not depend on each other
-constexpr int64_t kCacheElements = int64_t{1} << 14;
+// Rows of a CPU's descent where rows do not depend on each other.
+constexpr int64_t kRowBlock = 512;
+constexpr int64_t kLanes = 16;  // of a sum
+
+struct AdamRates {
+  static constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
+  double step, epsilon;  // with their corrections
+};
+
+template <class T>
+ORTHOMERGE_PER_CPU void AdamOnCpu(const AdamRates& rates, int64_t count,
+                                  const T* __restrict gradient, double* __restrict m,
+                                  double* __restrict v, double* __restrict x,
+                                  T* __restrict position) {
+  const double step = rates.step, epsilon = rates.epsilon;
+  for (int64_t i = 0; i < count; ++i) {
+    const double g = gradient[i];
+    m[i] += (1 - AdamRates::kBeta1) * (g - m[i]);
+    v[i] = AdamRates::kBeta2 * v[i] + (1 - AdamRates::kBeta2) * g * g;
+    x[i] -= step * m[i] / (std::sqrt(v[i]) + epsilon);
+    if constexpr (sizeof(T) < sizeof(double)) position[i] = static_cast<T>(x[i]);
+  }
+}
 
 // The steps of x, in float64 since small ones add up. Before each its gradient is left in
 // `gradient`, contiguous and of either type.
@@ -30,35 +48,26 @@ class Adam {
   Adam(const at::Tensor& gradient, double rate)
       : rate_(rate),
         narrow_(gradient.scalar_type() != at::kDouble),
+        gradient_(gradient),
         x_(at::zeros_like(gradient, at::kDouble)),
-        position_(narrow_ ? at::zeros_like(gradient) : x_) {
-    const at::Tensor m = at::zeros_like(x_).view(-1), v = at::zeros_like(x_).view(-1);
-    const int64_t all = x_.numel();
-    const int64_t size = x_.device().is_cpu() ? std::min(kCacheElements, all) : all;
-    const at::Tensor wide = at::empty({narrow_ ? size : 0}, x_.options());
-    const at::Tensor root = at::empty({size}, x_.options());
-    for (int64_t first = 0; first < all; first += size) {
-      const auto cut = [&](const at::Tensor& t, int64_t from) {
-        return t.narrow(0, from, std::min(size, all - first));
-      };
-      const at::Tensor own = cut(gradient.view(-1), first);
-      pieces_.push_back({own, narrow_ ? cut(wide, 0) : own, cut(m, first), cut(v, first),
-                         cut(root, 0), cut(x_.view(-1), first), cut(position_.view(-1), first)});
-    }
-  }
+        position_(narrow_ ? at::zeros_like(gradient) : x_),
+        m_(at::zeros_like(x_)),
+        v_(at::zeros_like(x_)) {}
 
   void Step() {
-    decay1_ *= kBeta1;
-    decay2_ *= kBeta2;
+    decay1_ *= AdamRates::kBeta1;
+    decay2_ *= AdamRates::kBeta2;
     const double correction = std::sqrt(1 - decay2_);
-    for (Piece& piece : pieces_) {
-      if (narrow_) piece.wide.copy_(piece.gradient);
-      piece.m.lerp_(piece.wide, 1 - kBeta1);
-      piece.v.mul_(kBeta2).addcmul_(piece.wide, piece.wide, 1 - kBeta2);
-      at::sqrt_out(piece.root, piece.v).add_(kEpsilon * correction);
-      piece.x.addcdiv_(piece.m, piece.root, -rate_ * correction / (1 - decay1_));
-      if (narrow_) piece.position.copy_(piece.x);
+    const AdamRates rates = {rate_ * correction / (1 - decay1_), kEpsilon * correction};
+    if (x_.is_cpu()) {
+      narrow_ ? StepOnCpu<float>(rates) : StepOnCpu<double>(rates);
+      return;
     }
+    const at::Tensor wide = gradient_.to(at::kDouble);
+    m_.lerp_(wide, 1 - AdamRates::kBeta1);
+    v_.mul_(AdamRates::kBeta2).addcmul_(wide, wide, 1 - AdamRates::kBeta2);
+    x_.addcdiv_(m_, v_.sqrt().add_(rates.epsilon), -rates.step);
+    if (narrow_) position_.copy_(x_);
   }
 
   const at::Tensor& x() const { return x_; }
@@ -66,16 +75,61 @@ class Adam {
   const at::Tensor& position() const { return position_; }
 
  private:
-  struct Piece {
-    at::Tensor gradient, wide, m, v, root, x, position;
-  };
-  static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
+  template <class T>
+  void StepOnCpu(const AdamRates& rates) {
+    AdamOnCpu(rates, x_.numel(), gradient_.data_ptr<T>(), m_.data_ptr<double>(),
+              v_.data_ptr<double>(), x_.data_ptr<double>(), position_.data_ptr<T>());
+  }
+
+  static constexpr double kEpsilon = 1e-8;
   const double rate_;
   const bool narrow_;
   double decay1_ = 1, decay2_ = 1;
-  const at::Tensor x_, position_;
-  std::vector<Piece> pieces_;  // small enough for a CPU's cache
+  const at::Tensor gradient_, x_, position_, m_, v_;
 };
+
+// gradient <- constant + scale sum_j <task_j, delta> task_j, of one row.
+template <class T>
+ORTHOMERGE_PER_CPU void PullRow(const std::vector<const T*>& tasks, int64_t row, int64_t n,
+                                double scale, const double* __restrict constant,
+                                const double* __restrict delta, double* __restrict gradient) {
+  for (int64_t i = 0; i < n; ++i) gradient[i] = constant[i];
+  for (const T* const task : tasks) {
+    const T* __restrict const own = task + row * n;
+    double lanes[kLanes] = {};
+    const int64_t even = n / kLanes * kLanes;
+    for (int64_t i = 0; i < even; i += kLanes) {
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += own[i + l] * delta[i + l];
+    }
+    for (int64_t i = even; i < n; ++i) lanes[i - even] += own[i] * delta[i];
+    double along = 0;
+    for (const double lane : lanes) along += lane;
+    along *= scale;
+    for (int64_t i = 0; i < n; ++i) gradient[i] += along * own[i];
+  }
+}
+
+// The same of all rows.
+template <class T>
+void Pull(const std::vector<at::Tensor>& tasks, double scale, const at::Tensor& constant,
+          const at::Tensor& delta, const at::Tensor& gradient) {
+  if (!delta.is_cpu()) {
+    gradient.copy_(constant);
+    for (const at::Tensor& own : tasks) {
+      const at::Tensor task = own.to(at::kDouble);
+      gradient.addcmul_(task, task.mul(delta).sum(1, /*keepdim=*/true), scale);
+    }
+    return;
+  }
+  std::vector<const T*> pointers;
+  for (const at::Tensor& task : tasks) pointers.push_back(task.data_ptr<T>());
+  const int64_t n = delta.size(1);
+  for (int64_t row = 0; row < delta.size(0); ++row) {
+    const int64_t first = row * n;
+    PullRow(pointers, row, n, scale, constant.data_ptr<double>() + first,
+            delta.data_ptr<double>() + first, gradient.data_ptr<double>() + first);
+  }
+}
 
 at::TensorOptions Wide(const DeviceTasks& tasks) {
   return at::TensorOptions().dtype(at::kDouble).device(tasks.device());
@@ -155,43 +209,16 @@ at::Tensor SolveDoge(const DeviceTasks& tasks, const DogeProblem& problem) {
 
   at::Tensor gradient = at::empty_like(constant);
   Adam adam(gradient, problem.descent.rate);
-  // Rows that stay in a CPU's cache while all tasks are taken along them.
-  struct Rows {
-    at::Tensor constant, delta, gradient;
-    std::vector<at::Tensor> tasks;
-    at::Tensor task, product, along;
-  };
-  std::vector<Rows> blocks;
-  const int64_t size =
-      tasks.device().is_cpu() ? std::min(m, std::max<int64_t>(1, kCacheElements / n)) : m;
-  const at::Tensor wide = at::empty({size, n}, gradient.options()), product = at::empty_like(wide);
-  const at::Tensor along = at::empty({size, 1}, gradient.options());
   std::vector<at::Tensor> own;
   for (const int64_t j : used) own.push_back(tasks.Own(j));
-  for (int64_t first = 0; first < m; first += size) {
-    const auto cut = [&](const at::Tensor& t, int64_t from) {
-      return t.narrow(0, from, std::min(size, m - first));
-    };
-    Rows rows = {cut(constant, first), cut(adam.x(), first), cut(gradient, first), {},
-                 cut(wide, 0),         cut(product, 0),      cut(along, 0)};
-    for (const at::Tensor& task : own) rows.tasks.push_back(cut(task, first));
-    blocks.push_back(std::move(rows));
-  }
+  const auto pull = tasks.type() == at::kDouble ? Pull<double> : Pull<float>;
   at::Tensor transposed, shared;
   if (basis.defined()) {
     transposed = basis.t().contiguous();
     shared = at::empty({basis.size(1), n}, gradient.options());
   }
   for (int64_t step = 0; step < problem.descent.steps; ++step) {
-    for (Rows& rows : blocks) {
-      rows.gradient.copy_(rows.constant);
-      for (const at::Tensor& task : rows.tasks) {
-        rows.task.copy_(task);
-        at::mul_out(rows.product, rows.task, rows.delta);
-        at::sum_out(rows.along, rows.product, 1, /*keepdim=*/true);
-        rows.gradient.addcmul_(rows.task, rows.along, 2 * scale * scale);
-      }
-    }
+    pull(own, 2 * scale * scale, constant, adam.x(), gradient);
     if (basis.defined()) {
       at::mm_out(shared, transposed, gradient);
       gradient.addmm_(basis, shared, 1, -1);

@@ -5,10 +5,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
-#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/outer.h>
 
 #include <algorithm>
 #include <cmath>
@@ -26,6 +27,9 @@ constexpr double kMaxCondition = 1e6;  // of what Polar solves by its Gram matri
 constexpr double kMaxSpread = 1e3;     // of singular values that Leading takes from it
 constexpr double kOrthogonal = 2e-4;   // what a step of third order takes to 3e-12
 constexpr double kNear = 0.9;          // from here on such steps are as good as any other
+constexpr double kMild = 64;           // a condition whose square costs no digit that shows
+constexpr int64_t kFew = 4;            // up to this part of all are few
+constexpr double kCoupled = 1e-6;      // cosines whose squares do not show
 constexpr int kPowerSteps = 6;
 constexpr int kMaxHalleySteps = 12;
 
@@ -113,6 +117,65 @@ at::Tensor PolarByHalley(const at::Tensor& matrix) {
   return {};
 }
 
+// The same by eigenvectors V of X^T X, on a CPU in less than half the time. The columns of X V = Z
+// D, D their lengths, are orthogonal but for rounding: Z^T Z = I + E, where E is what the condition
+// makes of it. With X^T X = V D (I + E) D V^T, the factor is Z (I - F) V^T,
+// F_ij = E_ij d_i / (d_i + d_j), to first order. F shows only in columns of small singular values:
+// the few of them (s) are treated so, and the others (b) contribute X V_b D_b^-1 V_b^T and what
+// F_bs = E_bs couples them by. Undefined where more than the first order is needed.
+at::Tensor PolarByEigenvectors(const at::Tensor& x) {
+  const int64_t n = x.size(1);
+  at::Tensor gram = Gram(x);
+  const double norm = gram.norm().item<double>();
+  if (!(norm > 0) || !std::isfinite(norm)) return {};
+  const auto [values, vectors] = LeadingEigenvectors(std::move(gram), n);  // ascending
+  int64_t few = values.lt(values[n - 1].div(kMild * kMild)).sum().item<int64_t>();
+  if (few > n / kFew) few = n;
+  const at::Tensor small = vectors.narrow(1, 0, few), big = vectors.narrow(1, few, n - few);
+
+  const at::Tensor root = values.narrow(0, few, n - few).rsqrt();  // of D_b^2
+  at::Tensor factor = Gram(big.mul(root.sqrt()).t());
+  if (few == 0) return at::mm(x, factor);
+
+  at::Tensor z = at::mm(x, small), turn = Gram(z);
+  const at::Tensor lengths = turn.diagonal().sqrt(), inverse = lengths.reciprocal();
+  z.mul_(inverse);
+  turn.mul_(inverse).mul_(inverse.unsqueeze(1)).diagonal().zero_();
+  if (!(turn.norm().item<double>() < kCoupled)) return {};
+  turn.div_(at::outer(inverse, lengths).add_(1));  // F_ss
+  const at::Tensor back = small.t().addmm(turn, small.t(), 1, -1);
+  if (few == n) return at::mm(z, back);
+
+  const at::Tensor coupling = at::mm(big.t(), at::mm(x.t(), z)).mul_(root.unsqueeze(1));  // E_bs
+  if (!(coupling.norm().item<double>() < kCoupled)) return {};
+  factor.addmm_(at::mm(big, coupling.mul(root.unsqueeze(1))), small.t(), 1, -1);
+  return at::mm(x, factor).addmm_(z, back);
+}
+
+// Of tall x where its condition allows it without a singular value decomposition.
+at::Tensor FastPolar(const at::Tensor& x) {
+  if (x.is_cpu()) {
+    const at::Tensor factor = PolarByEigenvectors(x);
+    if (factor.defined()) return factor;
+  }
+  return PolarByHalley(x);
+}
+
+// Polar factor of [w c], for orthonormal c. All is done in the span of w and its image in c's.
+at::Tensor PolarBeside(const at::Tensor& w, const at::Tensor& c) {
+  const int64_t k = w.size(1);
+  if (2 * k < c.size(1)) {
+    const at::Tensor q = std::get<0>(at::linalg_qr(at::mm(c.t(), w)));
+    const at::Tensor image = at::mm(c, q);
+    const at::Tensor factor = FastPolar(at::cat({w, image}, 1));
+    if (factor.defined()) {
+      const at::Tensor change = factor.narrow(1, k, k).sub(image);
+      return at::cat({factor.narrow(1, 0, k), c.addmm(change, q.t())}, 1);
+    }
+  }
+  return Polar(at::cat({w, c}, 1));
+}
+
 Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
   Triplets triplets;
   const at::Tensor kept = s.gt(s.max().mul(ZeroBelow(std::min(u.size(0), v.size(0))))).nonzero();
@@ -124,19 +187,19 @@ Triplets Narrow(const at::Tensor& u, const at::Tensor& s, const at::Tensor& v) {
 }
 
 // From the eigenvectors of x x^T, for wide x; no u where the smallest value is too small for that.
-Triplets LeadingByGram(const at::Tensor& x, int64_t k) {
-  const int64_t m = x.size(0);
+Triplets LeadingByGram(const at::Tensor& x, int64_t k, bool rest) {
+  const int64_t m = x.size(0), less = rest ? m - k : 0;
   Triplets triplets;
   const at::Tensor gram = Gram(x.t());
   if (!std::isfinite(gram.norm().item<double>())) return triplets;
-  const auto [values, vectors] = at::linalg_eigh(gram);  // ascending
-  const at::Tensor leading = values.narrow(0, m - k, k);
+  const auto [values, vectors] = LeadingEigenvectors(gram, less + k);
+  const at::Tensor leading = values.narrow(0, less, k);
   const double largest = leading[k - 1].item<double>(), least = leading[0].item<double>();
   if (!(least * kMaxSpread * kMaxSpread > largest)) return triplets;
   triplets.s = leading.sqrt();
-  triplets.u = vectors.narrow(1, m - k, k);
+  triplets.u = vectors.narrow(1, less, k);
   triplets.v = at::mm(x.t(), triplets.u).div_(triplets.s);
-  triplets.rest = vectors.narrow(1, 0, m - k);
+  if (rest) triplets.rest = vectors.narrow(1, 0, less);
   return triplets;
 }
 
@@ -160,17 +223,16 @@ at::Tensor Gram(const at::Tensor& x) {
 
 at::Tensor Polar(const at::Tensor& x) {
   if (x.size(0) < x.size(1)) return Polar(x.t()).t();
-  const at::Tensor factor = PolarByHalley(x);
+  const at::Tensor factor = FastPolar(x);
   if (factor.defined()) return factor;
   const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);
   return at::mm(u, vh);
 }
 
-Triplets Leading(const at::Tensor& x, int64_t k) {
+Triplets Leading(const at::Tensor& x, int64_t k, bool rest) {
   if (x.size(0) > x.size(1)) {
     Triplets triplets = Leading(x.t(), k);
     std::swap(triplets.u, triplets.v);
-    triplets.rest = at::Tensor();
     return triplets;
   }
   if (k == 0) {
@@ -178,14 +240,14 @@ Triplets Leading(const at::Tensor& x, int64_t k) {
     triplets.u = at::empty({x.size(0), 0}, x.options());
     triplets.s = at::empty({0}, x.options());
     triplets.v = at::empty({x.size(1), 0}, x.options());
-    triplets.rest = at::eye(x.size(0), x.options());
+    if (rest) triplets.rest = at::eye(x.size(0), x.options());
     return triplets;
   }
-  Triplets triplets = LeadingByGram(x, k);
+  Triplets triplets = LeadingByGram(x, k, rest);
   if (triplets.u.defined()) return triplets;
   const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);  // descending
   triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
-  triplets.rest = u.narrow(1, k, x.size(0) - k);
+  if (rest) triplets.rest = u.narrow(1, k, x.size(0) - k);
   return triplets;
 }
 
@@ -200,32 +262,30 @@ at::Tensor MergeIsoC(const DeviceTasks& tasks) {
 
 at::Tensor MergeIsoCts(const DeviceTasks& tasks, const CtsSplit& split) {
   if (split.per_task == 0) return MergeIsoC(tasks);
-  const Triplets common = Leading(tasks.Sum(), split.common);
-  std::vector<at::Tensor> left, right, values;
+  const Triplets common = Leading(tasks.Sum(), split.common, /*rest=*/true);
+  const bool coordinates = common.rest.defined();  // of what is not common
+  std::vector<at::Tensor> left, right, values = {common.s};
   for (int64_t i = 0; i < tasks.count(); ++i) {
-    Triplets own;
-    if (common.rest.defined()) {  // in coordinates of what is not common
-      own = Leading(at::mm(common.rest.t(), tasks.Wide(i)), split.per_task);
-      own.u = at::mm(common.rest, own.u);
+    at::Tensor task = tasks.Wide(i);
+    if (coordinates) {
+      task = at::mm(common.rest.t(), task);
     } else {
-      const at::Tensor task = tasks.Wide(i);
-      const at::Tensor shared = at::mm(common.u, at::mm(common.u.t(), task));
-      own = Leading(task.sub(shared), split.per_task);
+      task = task.addmm(common.u, at::mm(common.u.t(), task), 1, -1);
     }
+    const Triplets own = Leading(task, split.per_task);
     left.push_back(own.u);
     right.push_back(own.v);
     values.push_back(own.s);
   }
-  left.push_back(common.u);
-  right.push_back(common.v);
-  values.push_back(common.s);
   const double mean = at::cat(values).sum().item<double>() / static_cast<double>(tasks.rank());
-  const at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
+  if (mean == 0) return tasks.Sum().zero_();
+  at::Tensor a = at::cat(left, 1), b = at::cat(right, 1);
   left.clear();
   right.clear();
-  if (mean == 0) return tasks.Sum().zero_();
-  const at::Tensor factor = Polar(a);
-  return at::mm(factor, Polar(b).t()).mul_(mean);
+  a = coordinates ? at::cat({at::mm(common.rest, Polar(a)), common.u}, 1)
+                  : PolarBeside(a, common.u);
+  b = PolarBeside(b, common.v);
+  return at::mm(a, b.t()).mul_(mean);
 }
 
 at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k) {
@@ -250,34 +310,33 @@ at::Tensor MergeTsvM(const DeviceTasks& tasks, int64_t k) {
 
 at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
   const int64_t m = tasks.m();
-  at::Tensor u, kept;
+  at::Tensor rows, values;  // of U^T, descending
   if (tasks.count() * tasks.n() < m) {
     std::vector<at::Tensor> all;
     for (int64_t i = 0; i < tasks.count(); ++i) all.push_back(tasks.Wide(i));
     const auto [left, s, vh] = at::linalg_svd(at::cat(all, 1), /*full_matrices=*/false);
-    u = left;
-    kept = s.gt(smallest);
+    rows = left.t();
+    values = s;
   } else {
     at::Tensor gram =
         at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
     for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
-    const auto [values, vectors] = at::linalg_eigh(gram);
-    u = vectors.flip(1);  // descending
-    kept = values.flip(0).clamp_min(0).sqrt_().gt(smallest);
+    const Eigenvectors all = LeadingEigenvectors(gram, m);
+    rows = all.vectors.t().flip(0);
+    values = all.values.flip(0).clamp_min(0).sqrt_();
   }
-  u = u.index_select(1, kept.nonzero().squeeze(1));
-  if (u.size(1) == 0) return u;
+  rows = rows.narrow(0, 0, values.gt(smallest).sum().item<int64_t>());
+  if (rows.size(0) == 0) return rows.t();
   // Signs are arbitrary: the largest entry of every vector becomes positive.
-  const at::Tensor largest = u.gather(0, u.abs().argmax(0, /*keepdim=*/true));
-  return u.mul(largest.sign());
+  const at::Tensor largest = rows.gather(1, rows.abs().argmax(1, /*keepdim=*/true));
+  return rows.mul_(largest.sign()).t();
 }
 
 at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
   const bool wide = tasks.m() <= tasks.n();
   const at::Tensor matrix = wide ? tasks.Wide(0) : tasks.Wide(0).t();
   // Eigenvalues ascend. Projecting on the vectors needs no quotient by small singular values.
-  at::Tensor u =
-      std::get<1>(at::linalg_eigh(Gram(matrix.t()))).narrow(1, matrix.size(0) - rank, rank).flip(1);
+  at::Tensor u = LeadingEigenvectors(Gram(matrix.t()), rank).vectors.flip(1);
   at::Tensor rest = at::mm(u.t(), matrix);  // diag(s) V^T
   const at::Tensor& left = wide ? u : rest.t();
   const at::Tensor largest = left.gather(0, left.abs().argmax(0, /*keepdim=*/true));

@@ -57,14 +57,22 @@ at::Tensor Gram(const at::Tensor& x);
 // U V^T of X = U diag(s) V^T.
 at::Tensor Polar(const at::Tensor& x);
 
+// The k leading eigenvalues of symmetric x, ascending, and their vectors. Overwrites x, which is
+// contiguous.
+struct Eigenvectors {
+  at::Tensor values;   // k
+  at::Tensor vectors;  // n x k
+};
+Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k);
+
 // Leading singular triplets in no order; fewer than asked for where singular values are 0 to
 // rounding, whose vectors mean nothing.
 struct Triplets {
   at::Tensor u;     // m x k
   at::Tensor s;     // k
   at::Tensor v;     // n x k
-  at::Tensor rest;  // m x (m - k), orthonormal to u; only where m <= n
+  at::Tensor rest;  // m x (m - k), orthonormal to u; only where m <= n and it is asked for
 };
-Triplets Leading(const at::Tensor& x, int64_t k);
+Triplets Leading(const at::Tensor& x, int64_t k, bool rest = false);
 
 }  // namespace orthomerge

@@ -1,5 +1,5 @@
 // The LibTorch side of core/math/linalg.h: a module of its own, compiled as C++17. Here are devices
-// and the border to LibTorch; the operations are in dense_spectral.cc and dense_descent.cc.
+// and the border to LibTorch; the operations are in the other dense_*.cc.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>

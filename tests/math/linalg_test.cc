@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 #include <thread>
+#include <tuple>
 
 #include "gtest/gtest.h"
 
@@ -97,6 +98,165 @@ TEST(Linalg, IsoCIsExactAsFarAsTheConditionAllows) {
       if (r > 500) break;
     }
   }
+}
+
+TEST(Linalg, IsoCIsExactWhereFewSingularValuesAreSmall) {
+  // The factor of a square matrix feels only sums of two of them.
+  for (const auto& [m, n, few] : {std::tuple{60, 60, std::vector<double>{4e-4, 2e-4, 1e-4}},
+                                  {90, 50, {4e-4, 2e-4, 1e-4}},
+                                  {50, 90, {4e-4, 2e-4, 1e-4}},
+                                  {60, 60, {1e-7}}}) {
+    const int64_t r = std::min(m, n);
+    std::vector<double> s = few;
+    while (static_cast<int64_t>(s.size()) < r)
+      s.push_back(1 - 0.01 * static_cast<double>(s.size()));
+    double mean = 0;
+    for (const double x : s) mean += x / static_cast<double>(r);
+    const Matrix u = Orthonormal(m, r, 3), v = Orthonormal(n, r, 4);
+    std::vector<Matrix> task = {Compose(m, n, u, s, v)};
+    std::vector<void*> rows;
+    Matrix got(static_cast<size_t>(m * n));
+    ASSERT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), got.data()).ok());
+    const Matrix want = Compose(m, n, u, std::vector<double>(r, mean), v);
+    EXPECT_LT(Distance(got, want), 2e-12) << m << "x" << n << " " << few.size();
+  }
+}
+
+// Leading k singular triplets, by what Align gives of one matrix.
+struct Decomposed {
+  Matrix u, v;  // columns: m x k, n x k
+  double sum = 0;
+};
+Decomposed Decompose(int64_t m, int64_t n, const Matrix& matrix, int64_t k) {
+  std::vector<Matrix> task = {matrix};
+  task[0].resize(static_cast<size_t>(std::max(m, n) * n));
+  std::vector<void*> rows;
+  Matrix basis(static_cast<size_t>(m * m));
+  const auto rank = Algebra().Align(TasksOf(m, n, &rows, &task), 1e-9, basis.data());
+  EXPECT_TRUE(rank.ok() && *rank >= k) << rank.status();
+  Decomposed result;
+  result.u.resize(static_cast<size_t>(m * k));
+  result.v.resize(static_cast<size_t>(n * k));
+  for (int64_t j = 0; j < k; ++j) {
+    for (int64_t i = 0; i < m; ++i) result.u[i * k + j] = basis[i * *rank + j];
+    double squares = 0;
+    for (int64_t e = 0; e < n; ++e) squares += task[0][j * n + e] * task[0][j * n + e];
+    for (int64_t e = 0; e < n; ++e) result.v[e * k + j] = task[0][j * n + e] / std::sqrt(squares);
+    result.sum += std::sqrt(squares);
+  }
+  return result;
+}
+
+// Appends the columns of b, n x k, to a.
+void Append(int64_t n, const Matrix& b, Matrix* a) {
+  const auto before = static_cast<int64_t>(a->size()) / n;
+  const auto k = static_cast<int64_t>(b.size()) / n;
+  Matrix both;
+  for (int64_t i = 0; i < n; ++i) {
+    both.insert(both.end(), a->begin() + i * before, a->begin() + (i + 1) * before);
+    both.insert(both.end(), b.begin() + i * k, b.begin() + (i + 1) * k);
+  }
+  *a = std::move(both);
+}
+
+Matrix PolarFactor(int64_t m, int64_t n, const Matrix& matrix) {
+  std::vector<Matrix> task = {matrix};
+  std::vector<void*> rows;
+  Matrix factor(matrix.size());
+  EXPECT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), factor.data()).ok());
+  double squares = 0;
+  for (const double x : factor) squares += x * x;
+  for (double& x : factor) x *= std::sqrt(static_cast<double>(std::min(m, n)) / squares);
+  return factor;
+}
+
+TEST(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
+  for (const auto& [m, n, common] : {std::tuple{30, 50, 24}, {50, 30, 24}, {30, 30, 10}}) {
+    const int64_t r = std::min(m, n), own = (r - common) / 2;
+    std::vector<Matrix> tasks;
+    for (unsigned i = 0; i < 2; ++i) {
+      tasks.push_back(Compose(m, n, Orthonormal(m, r, 40 + i), Spread(r, 20 + 10 * i),
+                              Orthonormal(n, r, 50 + i)));
+    }
+    const std::vector<Matrix> before = tasks;
+    Matrix sum(tasks[0].size());
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] = tasks[0][i] + tasks[1][i];
+    Decomposed all = Decompose(m, n, sum, common);
+    const Matrix left = all.u;
+    double values = all.sum;
+    for (const Matrix& task : tasks) {
+      Matrix rest = task;
+      for (int64_t j = 0; j < n; ++j) {
+        for (int64_t c = 0; c < common; ++c) {
+          double along = 0;
+          for (int64_t i = 0; i < m; ++i) along += left[i * common + c] * task[i * n + j];
+          for (int64_t i = 0; i < m; ++i) rest[i * n + j] -= along * left[i * common + c];
+        }
+      }
+      const Decomposed part = Decompose(m, n, rest, own);
+      values += part.sum;
+      Append(m, part.u, &all.u);
+      Append(n, part.v, &all.v);
+    }
+    const Matrix want =
+        Compose(m, n, PolarFactor(m, r, all.u),
+                std::vector<double>(r, values / static_cast<double>(r)), PolarFactor(n, r, all.v));
+    std::vector<void*> rows;
+    Matrix got(want.size());
+    ASSERT_TRUE(Algebra().IsoCts(TasksOf(m, n, &rows, &tasks), {common, own}, got.data()).ok());
+    EXPECT_LT(Distance(got, want), 1e-11) << m << "x" << n;
+    EXPECT_EQ(tasks, before);
+  }
+}
+
+TEST(Linalg, IsoCtsOfTasksWithNothingOfTheirOwn) {
+  for (const auto& [m, n] : {std::pair{12, 15}, {15, 12}}) {
+    Matrix u(static_cast<size_t>(2 * m), 0.0), v(static_cast<size_t>(2 * n), 0.0);
+    u[0] = u[3] = v[0] = v[3] = 1;  // axes, so that nothing but 0 is left
+    std::vector<Matrix> tasks = {Compose(m, n, u, {2, 0}, v), Compose(m, n, u, {0, 1}, v)};
+    std::vector<void*> rows;
+    Matrix got(static_cast<size_t>(m * n));
+    ASSERT_TRUE(Algebra().IsoCts(TasksOf(m, n, &rows, &tasks), {10, 1}, got.data()).ok());
+    EXPECT_LT(Distance(got, Compose(m, n, u, {3.0 / 12, 3.0 / 12}, v)), 1e-13) << m << "x" << n;
+  }
+}
+
+TEST(Linalg, DogeFollowsItsGradient) {
+  // Without a shared space: rows are independent, and longer than what is summed at once.
+  const int64_t m = 3, n = 37;
+  std::vector<Matrix> tasks;
+  for (unsigned i = 0; i < 2; ++i) {
+    tasks.push_back(
+        Compose(m, n, Orthonormal(m, m, 60 + i), {2, 1, 0.5}, Orthonormal(n, m, 70 + i)));
+  }
+  DogeProblem doge;
+  doge.factors = {0.3, 0.4};
+  doge.descent = {1e-3, 12};
+  std::vector<void*> rows;
+  Matrix got(static_cast<size_t>(m * n)), want(got.size(), 0.0), first = want, second = want;
+  ASSERT_TRUE(Algebra().Doge(TasksOf(m, n, &rows, &tasks), doge, got.data()).ok());
+  const double scale = 0.7;
+  for (int step = 1; step <= 12; ++step) {
+    for (int64_t p = 0; p < m; ++p) {
+      Matrix gradient(n, 0.0);
+      for (const Matrix& task : tasks) {
+        double along = 0;
+        for (int64_t e = p * n; e < (p + 1) * n; ++e) {
+          const double merged = 0.3 * tasks[0][e] + 0.4 * tasks[1][e];
+          along += task[e] * (task[e] - merged - scale * want[e]);
+        }
+        for (int64_t e = 0; e < n; ++e) gradient[e] -= 2 * scale * along * task[p * n + e];
+      }
+      for (int64_t e = 0; e < n; ++e) {
+        double &a = first[p * n + e], &b = second[p * n + e];
+        a = 0.9 * a + 0.1 * gradient[e];
+        b = 0.999 * b + 0.001 * gradient[e] * gradient[e];
+        want[p * n + e] -= 1e-3 * (a / (1 - std::pow(0.9, step))) /
+                           (std::sqrt(b / (1 - std::pow(0.999, step))) + 1e-8);
+      }
+    }
+  }
+  EXPECT_LT(Distance(got, want), 1e-9);
 }
 
 TEST(Linalg, ASumWithoutFullRankIsCompleted) {
