@@ -76,6 +76,10 @@ bool IsHeadName(absl::string_view name);
 // "model.embed_tokens.weight" and its kin.
 bool IsEmbeddingName(absl::string_view name);
 
+// "rotary_emb.inv_freq" and its kin, attention masks among them: what nobody trained, and older
+// checkpoints hold although it is computed when a model is made.
+bool IsBuffer(absl::string_view name, const std::vector<int64_t>& shape);
+
 // A file that travels with a model (tokenizer, generation config, licence ...).
 struct Sidecar {
   std::string name;  // relative to the folder
@@ -107,6 +111,9 @@ struct ConfigChanges {
 // other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON
 // object.
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
+
+// model_type of a config.json ("llama"); nothing if it has no text there.
+std::optional<std::string> ModelType(absl::string_view config);
 
 // vocab_size of a config.json, or of its text_config; nothing if it has no number there.
 std::optional<int64_t> VocabularySize(absl::string_view config);

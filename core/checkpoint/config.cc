@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/config_text.h"
@@ -116,6 +117,18 @@ bool IsHeadName(absl::string_view name) {
                      [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
 }
 
+bool IsBuffer(absl::string_view name, const std::vector<int64_t>& shape) {
+  constexpr std::array<absl::string_view, 3> kSuffixes = {"inv_freq", "masked_bias",
+                                                          "position_ids"};
+  constexpr std::array<absl::string_view, 2> kMasks = {"attn.bias", "attention.bias"};
+  const auto is_one_of = [&](const auto& suffixes) {
+    return std::any_of(suffixes.begin(), suffixes.end(),
+                       [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
+  };
+  // A mask is [1, 1, n, n]; the bias of a layer is a vector.
+  return is_one_of(kSuffixes) || (shape.size() == 4 && is_one_of(kMasks));
+}
+
 const TensorInfo* Checkpoint::TiedStandIn(absl::string_view name) const {
   if (!IsHeadName(name) || !config_.has_value() || !TiesHead(*config_)) return nullptr;
   const TensorInfo* embedding = nullptr;
@@ -136,6 +149,16 @@ std::optional<int64_t> VocabularySize(absl::string_view config) {
   const absl::string_view below = ValueOf(config, *text_config);
   const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(below);
   return inner.ok() ? CountOf(below, FindMember(*inner, kVocabulary)) : std::nullopt;
+}
+
+std::optional<std::string> ModelType(absl::string_view config) {
+  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
+  if (!members.ok()) return std::nullopt;
+  const JsonMember* const type = FindMember(*members, "model_type");
+  if (type == nullptr) return std::nullopt;
+  absl::string_view value = ValueOf(config, *type);
+  if (!absl::ConsumePrefix(&value, "\"") || !absl::ConsumeSuffix(&value, "\"")) return std::nullopt;
+  return std::string(value);
 }
 
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes) {

@@ -26,13 +26,10 @@ constexpr absl::string_view kPrefix = "base_model.model.";
 // Layers of these models keep their weights as [in, out].
 bool IsConv1d(const std::optional<std::string>& config, const std::string& name) {
   if (!config.has_value()) return false;
-  const auto json = nlohmann::json::parse(*config, nullptr, false);
-  if (!json.is_object()) return false;
-  const auto type = json.find("model_type");
-  if (type == json.end() || !type->is_string()) return false;
+  const std::optional<std::string> type = ModelType(*config);
   const std::string module = ModuleOf(name);
   const std::string last = module.substr(module.rfind('.') + 1);
-  return (*type == "gpt2" || *type == "openai-gpt" || *type == "imagegpt") &&
+  return (type == "gpt2" || type == "openai-gpt" || type == "imagegpt") &&
          (last == "c_attn" || last == "q_attn" || last == "c_proj" || last == "c_fc");
 }
 

@@ -46,6 +46,13 @@ class Matcher {
       }
     }
     if (LayersFromSlices(plan_->recipe).empty()) WarnOfExtras(*wanted);
+    if (mergekit_) WarnOfOtherTypes();
+    if (buffers_ > 0) {
+      diagnostics_->Warning(absl::StrCat(buffers_, buffers_ == 1 ? " tensor is" : " tensors are",
+                                         " left out because not every model has ",
+                                         buffers_ == 1 ? "it: " : "them, e.g. ", buffer_,
+                                         "; it is no weight, but computed when a model is loaded"));
+    }
     const bool any =
         std::any_of(plan_->tensors.begin(), plan_->tensors.end(),
                     [](const PlanTensor& tensor) { return tensor.token_rows != nullptr; });
@@ -82,6 +89,22 @@ class Matcher {
     return names;
   }
 
+  // Names and shapes may fit all the same; what the weights mean may not.
+  void WarnOfOtherTypes() {
+    const auto type_of = [](const ModelInput& input) {
+      const std::optional<std::string>& config = input.checkpoint().config();
+      return config.has_value() ? ModelType(*config) : std::nullopt;
+    };
+    const std::optional<std::string> first = type_of(inputs_[0]);
+    for (size_t origin = 1; origin < inputs_.size(); ++origin) {
+      const std::optional<std::string> own = type_of(inputs_[origin]);
+      if (!first.has_value() || !own.has_value() || own == first) continue;
+      diagnostics_->Warning(absl::StrCat(plan_->origins[origin], " is a model of type ", *own,
+                                         " by its config.json, ", plan_->origins[0], " of type ",
+                                         *first, "; their tensors are merged by name"));
+    }
+  }
+
   // Counts faults of a kind and says whether this one is still listed.
   bool Listed(Reason reason) { return ++counts_[reason] <= kListed; }
 
@@ -102,6 +125,10 @@ class Matcher {
       const std::optional<InputTensor> info = inputs_[source.origin].Find(source.name);
       if (!source.is_base) tensor.tensor.model_parameters.push_back(source.parameters);
       if (!info.has_value()) {
+        if (IsBuffer(source.name, tensor.tensor.shape)) {
+          if (buffers_++ == 0) buffer_ = absl::StrCat(source.name, ", which ", origin, " lacks");
+          return;
+        }
         complete = false;
         if (Listed(Reason::kTensorMissing)) {
           diagnostics_->Error(
@@ -186,6 +213,8 @@ class Matcher {
   const bool mergekit_;
   Diagnostics* diagnostics_;
   std::map<Reason, int> counts_;
+  int buffers_ = 0;     // left out
+  std::string buffer_;  // the first of them
 };
 
 }  // namespace

@@ -96,6 +96,46 @@ TEST_F(MatchTest, ExtraTensorsAreIgnoredWithAWarning) {
   EXPECT_EQ(ReadModel(Path("out")).size(), base_.size());
 }
 
+TEST_F(MatchTest, ModelsOfOtherTypesAreWarnedOf) {
+  WriteModels(base_, models_);
+  WriteModel(Path("m0"), models_[0], "{\"model_type\": \"llama\"}");
+  WriteModel(Path("m1"), models_[1], "{\"model_type\": \"mistral\"}");
+  const std::string text =
+      "merge_method: linear\nmodels:\n"
+      "  - {model: m0, parameters: {weight: 1}}\n  - {model: m1, parameters: {weight: 1}}\n";
+  const auto recipe =
+      ParseRecipe({"recipe.yaml", text, folder_.path(), folder_.path()}, {}, &diagnostics_);
+  ASSERT_THAT(recipe, IsOk());
+  Recipe linear = *recipe;
+  linear.output.uri = UriOf("out");
+  EXPECT_THAT(TryPlan(linear), IsOk());
+  EXPECT_THAT(Messages(false),
+              testing::ElementsAre(AllOf(HasSubstr("type mistral"), HasSubstr("of type llama"))));
+}
+
+// Older checkpoints hold buffers that newer ones lack.
+TEST_F(MatchTest, BuffersThatAModelLacksAreLeftOut) {
+  const std::vector<std::string> buffers = {"l.rotary_emb.inv_freq", "h.attn.masked_bias"};
+  for (TestModel* model : {&base_, &models_[0], &models_[1]}) {
+    for (const std::string& name : buffers) {
+      model->push_back(RandomTensor(name, DType::kF32, {3}, random_));
+    }
+    model->push_back(RandomTensor("h.attn.bias", DType::kF32, {1, 1, 4, 4}, random_));
+    model->push_back(RandomTensor("l.attn.bias", DType::kF32, {4}, random_));
+  }
+  for (const std::string& name : buffers) Remove(1, name);
+  Remove(0, "h.attn.bias");
+  WriteModels(base_, models_);
+  const TestModel merged = Merge(MakeRecipe("average", 2));
+  EXPECT_EQ(merged.size(), base_.size() - 3);
+  EXPECT_THAT(Messages(false),
+              testing::ElementsAre(AllOf(HasSubstr("3 tensors are left out"), HasSubstr("lacks"))));
+
+  Remove(0, "l.attn.bias");  // a vector is a weight
+  WriteModels(base_, models_);
+  EXPECT_THAT(TryPlan(MakeRecipe("average", 2)), Fails(Reason::kTensorMissing, "l.attn.bias"));
+}
+
 class TiedTest : public MatchTest {
  protected:
   static constexpr char kEmbedding[] = "model.embed_tokens.weight";
