@@ -16,7 +16,6 @@
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 #include "core/methods/elements.h"
-#include "nlohmann/json.hpp"
 
 namespace orthomerge {
 namespace {
