@@ -355,6 +355,20 @@ TEST(MergekitEdges, OppositeAndEmptyVectors) {
   EXPECT_EQ(run("model_stock", {{"filter_wise", true}}, a, {none, none}), a);
 }
 
+// Steps and tangents of length 0, which no threshold keeps from being divided by.
+TEST(MergekitEdges, NoThresholdIsNeeded) {
+  const Vector a = {3, 4, 0}, back = {-3, -4, 0};
+  const std::vector<ParameterMap> even = {{{"weight", 1.0}}, {{"weight", 1.0}}};
+  const auto run = [&](const std::string& method, const ParameterMap& parameters,
+                       const std::vector<Vector>& rows) {
+    const MergekitCase c = {"", "mergekit." + method, parameters, even};
+    return RunCase(c, {Tensor({}, rows, {3})}, true)[0];
+  };
+  EXPECT_EQ(run("multislerp", {{"eps", 0.0}}, {a, a}), a);
+  ExpectNear(run("karcher", {{"tol", 0.0}}, {a, a}), a, 1e-15, "equal");
+  ExpectNear(run("karcher", {{"tol", 0.0}}, {a, back}), a, 1e-15, "opposite");
+}
+
 TEST(MergekitEdges, AloneTensorsAreKept) {
   const Vector a = {1, 2, -0.5};
   const std::vector<std::string> with_one = {"slerp", "nuslerp", "karcher", "arcee_fusion",
