@@ -39,17 +39,20 @@ struct TaskVectorMethod {
   const char* density;  // help
   bool normalize, rescale;
   std::vector<ParameterSchema> more = {};
+  double min_density = -1e308;  // less than 0 keeps nothing, but is no probability
 };
 
 MethodSchema SchemaOf(const TaskVectorMethod& method, bool is_random) {
   const bool elects = method.normalize || std::string(method.name).ends_with("ties");
+  ParameterSchema density = PerModel("density", 1.0, method.density);
+  density.min = method.min_density;
   MethodSchema schema{
       .name = method.name,
       .summary = method.summary,
       .source = kSource,
       .needs_base = true,
       .exactness = is_random ? "exact for a seed (draws differ from mergekit's)" : kExact,
-      .parameters = {MergekitWeight(), PerModel("density", 1.0, method.density), Lambda(1.0),
+      .parameters = {MergekitWeight(), density, Lambda(1.0),
                      Switch("normalize", method.normalize,
                             elects ? "divide by the sum of the weights that took part, per element"
                                    : "divide by the sum of the weights"),
@@ -101,10 +104,18 @@ void AddTaskVectorSchemas(std::vector<MethodSchema>* methods) {
       {"mergekit.dare_linear",
        "mergekit's dare_linear: entries dropped at random, then added; rescaled to the same sum of "
        "magnitudes (the paper: by 1/density)",
-       kRandom, false, true},
+       kRandom,
+       false,
+       true,
+       {},
+       0},
       {"mergekit.dare_ties",
        "mergekit's dare_ties: entries dropped at random, then signs elected (not normalised)",
-       kRandom, false, true},
+       kRandom,
+       false,
+       true,
+       {},
+       0},
       {"mergekit.della",
        "mergekit's della: small entries dropped more often, then signs elected; rescaled to the "
        "same sum of magnitudes (the paper: each by its probability)",

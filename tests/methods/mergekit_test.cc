@@ -411,6 +411,9 @@ TEST(MergekitEdges, FaultsNameTheTensor) {
                 "density 0.9 and epsilon 0.15 of model 1");
     ExpectFault(Fault(method, {}, 2, true, {{"density", 0.1}, {"epsilon", 0.1}}),
                 Reason::kOutOfRange, "must be above 0");
+    ExpectFault(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.6}}),
+                Reason::kOutOfRange, "density 0.5 and epsilon -0.6 of model 1");
+    EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.4}}).ok());
     EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}}).ok());
   }
   ExpectFault(Fault("slerp", {{"t", 0.5}}, 2, true), Reason::kTooManyModels, "found 2");
