@@ -17,6 +17,7 @@ using Kind = YamlValue::Kind;
 
 constexpr int64_t kMostLayers = 10'000;  // of the output
 constexpr size_t kMostModules = 16;
+constexpr absl::string_view kBaseApart = " (base_model does not count)";
 
 Settings GoodOnes(const GivenSettings& given) {
   Settings settings;
@@ -33,7 +34,6 @@ bool AnyMethodHas(absl::string_view parameter) {
   });
 }
 
-std::string LayersText(int64_t count) {
 // The forms among `keys` that a mapping has. What is empty is none, as mergekit has it, unless
 // there is nothing else.
 std::vector<const YamlEntry*> FormsOf(const YamlValue& mapping,
@@ -58,6 +58,7 @@ std::optional<double> LayerNumber(const YamlValue& value) {
   return number.has_value() && *number == std::floor(*number) ? number : std::nullopt;
 }
 
+std::string LayersText(int64_t count) {
   return absl::StrCat(count, count == 1 ? " layer" : " layers");
 }
 
@@ -82,6 +83,7 @@ class LayoutReader {
       ReadForm(*form, {}, &recipe_.modules.emplace_back());
     }
     ReportMissingOwn();
+    ReportUnmerged();
     NameModels(&recipe_.models);
     WarnAboutRepeatedSources();
     if (!reader_.diagnostics().has_errors()) FillPlainParameters(*method_, &recipe_);
@@ -357,10 +359,23 @@ class LayoutReader {
   void CheckCount(const SliceReading& reading, const std::string& field,
                   const SourceLocation& location) {
     const bool is_apart = method_ != nullptr && !method_->base_is_model && reading.has_base;
+    merges_ |= reading.rows > 0;
+    if (is_apart && method_->keeps_base && reading.rows == 0) {
+      unmerged_.emplace_back(field, location);
+      return;
+    }
     reader_.CheckModelCount(reading.rows, method_, field, location,
                             reading.base_appended ? " (base_model counts as one)"
-                            : is_apart            ? " (base_model does not count)"
+                            : is_apart            ? kBaseApart
                                                   : "");
+  }
+
+  // Slices of the base alone stay as they are, but not the whole recipe.
+  void ReportUnmerged() {
+    if (merges_) return;
+    for (const auto& [field, location] : unmerged_) {
+      reader_.CheckModelCount(0, method_, field, location, kBaseApart);
+    }
   }
 
   // Per-model parameters that no level has a word on.
@@ -443,6 +458,8 @@ class LayoutReader {
   MergekitInputs& inputs_;
   size_t slices_ = 0;
   bool base_is_missing_ = false;
+  bool merges_ = false;                                           // some slice has a model
+  std::vector<std::pair<std::string, SourceLocation>> unmerged_;  // slices of the base alone
   // The method's own parameters and the slices (field, place) that have none.
   std::map<std::string, std::vector<std::pair<std::string, SourceLocation>>> missing_;
 };
@@ -469,6 +486,8 @@ GivenSettings ReadSettings(const MergekitContext& context, const YamlEntry* entr
       context.reader.diagnostics().Warning(
           "has no effect at a model, here as in mergekit; it belongs under 'parameters' at the top",
           Join(field, parameter.key), parameter.key_location);
+    } else if (parameter.value.kind == Kind::kList && parameter.value.items.empty()) {
+      continue;  // not given, as mergekit has it
     } else {
       given[parameter.key] =
           ReadSetting(*schema, parameter.value, Join(field, parameter.key), &context.reader);
@@ -483,5 +502,3 @@ void ReadLayout(const MergekitContext& context, const YamlValue& root, const Giv
 }
 
 }  // namespace orthomerge
-    } else if (parameter.value.kind == Kind::kList && parameter.value.items.empty()) {
-      continue;  // not given, as mergekit has it
