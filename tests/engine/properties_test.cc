@@ -291,6 +291,24 @@ TEST_P(PropertiesTest, TheOutputIsRoundedOnce) {
   }
 }
 
+TEST_P(PropertiesTest, DtypeFloat64IsAsIfTheInputsHadIt) {
+  if (!mergekit_) return;
+  for (const uint64_t seed : kSeeds) {
+    Draw(seed);
+    WriteModels(base_, models_);
+    const TestModel got = MergeText(Text("", "dtype: float64\n"));
+    const auto widen = [](TestModel* model) {
+      for (TestTensor& tensor : *model) {
+        if (IsMergeable(tensor.dtype)) tensor = Cast(tensor, DType::kF64);
+      }
+    };
+    widen(&base_);
+    for (TestModel& model : models_) widen(&model);
+    WriteModels(base_, models_);
+    ExpectSameBytes(got, MergeText(Text()));
+  }
+}
+
 TEST_P(PropertiesTest, ASliceOfTheBaseAloneIsKept) {
   if (!schema_.keeps_base) return;
   for (const uint64_t seed : kSeeds) {
