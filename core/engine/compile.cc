@@ -97,6 +97,14 @@ DType OutputDType(const Recipe& recipe, const PlanTensor& tensor) {
   return dtype;
 }
 
+// An input has float64, or the recipe's `dtype` makes it so.
+bool IsInF64(const Recipe& recipe, const PlanTensor& tensor) {
+  return recipe.input_dtype == DType::kF64 ||
+         std::any_of(tensor.sources.begin(), tensor.sources.end(), [](const TensorSource& source) {
+           return source.value_dtype() == DType::kF64;
+         });
+}
+
 bool SameBytes(const TensorSource& a, const TensorSource& b) {
   return a.file == b.file && a.begin == b.begin && a.view == b.view;
 }
@@ -251,10 +259,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
       // A merged weight less the base's keeps few digits of float32.
       const bool difference =
           recipe.output.adapter.has_value() && !plan->method->wants_task_vectors();
-      tensor.tensor.f64 = difference || std::any_of(tensor.sources.begin(), tensor.sources.end(),
-                                                    [](const TensorSource& source) {
-                                                      return source.value_dtype() == DType::kF64;
-                                                    });
+      tensor.tensor.f64 = difference || IsInF64(recipe, tensor);
       computed.push_back(t);
     } else if (IsIntegral(tensor.sources[0].dtype) && tensor.token_rows == nullptr) {
       MakeCopy(&tensor, mergekit, "copied (integers)");
@@ -327,9 +332,7 @@ absl::Status CompileTensors(const MethodMaker& make_method, const std::string& d
       tensor.base_source = false;
       tensor.keep = true;
       tensor.program = MakeKeep();
-      tensor.tensor.f64 = std::any_of(
-          tensor.sources.begin(), tensor.sources.end(),
-          [](const TensorSource& source) { return source.value_dtype() == DType::kF64; });
+      tensor.tensor.f64 = IsInF64(recipe, tensor);
       tensor.what = gathered ? "kept, rows by token" : "kept, dtype changed";
     }
   }

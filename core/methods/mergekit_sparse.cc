@@ -274,8 +274,9 @@ class SparseMethod : public Method {
       }
       if (kind_.sparsity == SparsityKind::kRankedRandom) {
         row.epsilon = parameters.NumberOfRow(k, "epsilon");
-        if (row.kept == SparseRow::kSome &&
-            (row.density + row.epsilon >= 1 || row.density - row.epsilon <= 0)) {
+        // A negative epsilon has the ends the other way round.
+        const double first = row.density - row.epsilon, last = row.density + row.epsilon;
+        if (row.kept == SparseRow::kSome && (last >= 1 || first <= 0 || last < 0 || first > 1)) {
           return TensorError(
               Reason::kOutOfRange, tensor,
               absl::StrCat("density ", row.density, " and epsilon ", row.epsilon, " of model ",

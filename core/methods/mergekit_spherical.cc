@@ -242,7 +242,8 @@ absl::StatusOr<Vector> MultislerpCoefficients(const Vector& gram, const Vector& 
   for (size_t i = 0; i < k; ++i) length += w[i] * lengths[i];
   Vector c(k);
   for (size_t i = 0; i < k; ++i) {
-    c[i] = length * (mean[i] * std::cos(n) + tangent[i] * std::sin(n) / n);
+    const double across = n > 0 ? tangent[i] * std::sin(n) / n : tangent[i];
+    c[i] = length * (mean[i] * std::cos(n) + across);
     c[i] = norms[i] > 0 ? c[i] / norms[i] : 0.0;
   }
   return c;
@@ -303,7 +304,7 @@ Vector KarcherCoefficients(const Vector& gram, int k, int64_t max_iter, double t
   const double share = 1.0 / static_cast<double>(valid.size());
   Vector mean(size, 0.0);
   for (const size_t i : valid) mean[i] = share;
-  if (const double norm = Norm(h, mean); norm < tol) {
+  if (const double norm = Norm(h, mean); norm == 0 || norm < tol) {
     mean.assign(size, 0.0);
     mean[valid[0]] = 1;
   } else {
@@ -323,7 +324,7 @@ Vector KarcherCoefficients(const Vector& gram, int k, int64_t max_iter, double t
       }
     }
     const double step = Norm(h, tangent);
-    if (step < tol) break;
+    if (step == 0 || step < tol) break;
     for (size_t j = 0; j < size; ++j) {
       mean[j] = std::cos(step) * mean[j] + std::sin(step) * tangent[j] / step;
     }

@@ -41,6 +41,7 @@ struct MethodSchema {
   // mergekit: base_model takes part as one more model. Else the base is given apart from the models
   // (subtracted, or named in the formula) and does not count in the two numbers below.
   bool base_is_model = false;
+  bool keeps_base = false;  // mergekit: from the base without models, the base; a slice may be so
   int min_models = 1;
   int max_models = 1 << 20;
   bool is_transform = false;       // may stand in `transform`

@@ -39,17 +39,21 @@ struct TaskVectorMethod {
   const char* density;  // help
   bool normalize, rescale;
   std::vector<ParameterSchema> more = {};
+  double min_density = -1e308;  // less than 0 keeps nothing, but is no probability
 };
 
 MethodSchema SchemaOf(const TaskVectorMethod& method, bool is_random) {
   const bool elects = method.normalize || std::string(method.name).ends_with("ties");
+  ParameterSchema density = PerModel("density", 1.0, method.density);
+  density.min = method.min_density;
   MethodSchema schema{
       .name = method.name,
       .summary = method.summary,
       .source = kSource,
       .needs_base = true,
+      .keeps_base = true,
       .exactness = is_random ? "exact for a seed (draws differ from mergekit's)" : kExact,
-      .parameters = {MergekitWeight(), PerModel("density", 1.0, method.density), Lambda(1.0),
+      .parameters = {MergekitWeight(), density, Lambda(1.0),
                      Switch("normalize", method.normalize,
                             elects ? "divide by the sum of the weights that took part, per element"
                                    : "divide by the sum of the weights"),
@@ -101,10 +105,18 @@ void AddTaskVectorSchemas(std::vector<MethodSchema>* methods) {
       {"mergekit.dare_linear",
        "mergekit's dare_linear: entries dropped at random, then added; rescaled to the same sum of "
        "magnitudes (the paper: by 1/density)",
-       kRandom, false, true},
+       kRandom,
+       false,
+       true,
+       {},
+       0},
       {"mergekit.dare_ties",
        "mergekit's dare_ties: entries dropped at random, then signs elected (not normalised)",
-       kRandom, false, true},
+       kRandom,
+       false,
+       true,
+       {},
+       0},
       {"mergekit.della",
        "mergekit's della: small entries dropped more often, then signs elected; rescaled to the "
        "same sum of magnitudes (the paper: each by its probability)",
@@ -195,6 +207,7 @@ void AddSelectSchemas(std::vector<MethodSchema>* methods) {
       .summary = "mergekit's sce: entries that vary most, signs elected, weighted by mean square",
       .source = kSource,
       .needs_base = true,
+      .keeps_base = true,
       .exactness = kExact,
       .parameters = {Number("select_topk", 1.0,
                             "share of a tensor's varying entries that stay; 1 or more keeps all"),
@@ -210,6 +223,7 @@ void AddSelectSchemas(std::vector<MethodSchema>* methods) {
       .summary = "mergekit's ram: the mean of the active entries of the task vectors",
       .source = kSource,
       .needs_base = true,
+      .keeps_base = true,
       .exactness = kExact,
       .parameters = {epsilon},
   });
@@ -218,6 +232,7 @@ void AddSelectSchemas(std::vector<MethodSchema>* methods) {
       .summary = "mergekit's ramplus_tl: as ram, entries active in one model alone made larger",
       .source = kSource,
       .needs_base = true,
+      .keeps_base = true,
       .exactness = kExact,
       .parameters = {Number("r", 0.1, "by r times the share of shared entries"),
                      Number("alpha", 0.2, "at most this share (per tensor and model)"), epsilon},

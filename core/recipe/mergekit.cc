@@ -10,7 +10,8 @@ namespace {
 
 // mergekit's own dtypes that are supported here.
 const std::vector<std::string>& DTypes() {
-  static const auto& names = *new std::vector<std::string>{"bfloat16", "float16", "float32"};
+  static const auto& names =
+      *new std::vector<std::string>{"bfloat16", "float16", "float32", "float64"};
   return names;
 }
 

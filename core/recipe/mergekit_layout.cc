@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 #include <set>
 #include <utility>
 
@@ -15,6 +17,7 @@ using Kind = YamlValue::Kind;
 
 constexpr int64_t kMostLayers = 10'000;  // of the output
 constexpr size_t kMostModules = 16;
+constexpr absl::string_view kBaseApart = " (base_model does not count)";
 
 Settings GoodOnes(const GivenSettings& given) {
   Settings settings;
@@ -29,6 +32,30 @@ bool AnyMethodHas(absl::string_view parameter) {
   return std::any_of(methods.begin(), methods.end(), [&](const MethodSchema& method) {
     return absl::StartsWith(method.name, kMergekitPrefix) && method.Find(parameter) != nullptr;
   });
+}
+
+// The forms among `keys` that a mapping has. What is empty is none, as mergekit has it, unless
+// there is nothing else.
+std::vector<const YamlEntry*> FormsOf(const YamlValue& mapping,
+                                      std::initializer_list<absl::string_view> keys) {
+  std::vector<const YamlEntry*> forms, empty;
+  for (const absl::string_view key : keys) {
+    const YamlEntry* entry = FindValue(mapping, key);
+    if (entry == nullptr) continue;
+    const YamlValue& value = entry->value;
+    const bool is_empty = value.kind == (key == "modules" ? Kind::kMapping : Kind::kList) &&
+                          value.items.empty() && value.entries.empty();
+    (is_empty ? empty : forms).push_back(entry);
+  }
+  if (forms.empty() && !empty.empty()) forms.push_back(empty[0]);
+  return forms;
+}
+
+// A number of a layer; a float may stand for an integer.
+std::optional<double> LayerNumber(const YamlValue& value) {
+  if (value.kind != Kind::kInteger && value.kind != Kind::kFloat) return std::nullopt;
+  const std::optional<double> number = ParseDouble(value.text);
+  return number.has_value() && *number == std::floor(*number) ? number : std::nullopt;
 }
 
 std::string LayersText(int64_t count) {
@@ -53,9 +80,10 @@ class LayoutReader {
     if (form->key == "modules") {
       ReadModules(*form);
     } else {
-      ReadModule(root_, {}, &recipe_.modules.emplace_back());
+      ReadForm(*form, {}, &recipe_.modules.emplace_back());
     }
     ReportMissingOwn();
+    ReportUnmerged();
     NameModels(&recipe_.models);
     WarnAboutRepeatedSources();
     if (!reader_.diagnostics().has_errors()) FillPlainParameters(*method_, &recipe_);
@@ -69,25 +97,20 @@ class LayoutReader {
 
   // Exactly one of three forms. After a fault still one of them, if there is any.
   const YamlEntry* FindForm() {
-    std::vector<std::string> names;
-    const YamlEntry* first = nullptr;
-    const YamlEntry* last = nullptr;
-    for (const char* key : {"models", "slices", "modules"}) {
-      const YamlEntry* entry = FindValue(root_, key);
-      if (entry == nullptr) continue;
-      names.emplace_back(key);
-      last = entry;
-      if (first == nullptr) first = entry;
-    }
-    if (names.empty()) {
+    const std::vector<const YamlEntry*> forms = FormsOf(root_, {"models", "slices", "modules"});
+    if (forms.empty()) {
       Error(Reason::kMissingKey, "missing; a recipe needs a list of models", "models",
             root_.location);
-    } else if (names.size() > 1) {
+      return nullptr;
+    }
+    if (forms.size() > 1) {
+      std::vector<std::string> names;
+      for (const YamlEntry* form : forms) names.push_back(form->key);
       Error(Reason::kRecipeSyntax,
             absl::StrCat(Enumerate(names), " stand side by side; a recipe has exactly one of them"),
-            last->key, last->key_location);
+            forms.back()->key, forms.back()->key_location);
     }
-    return first;
+    return forms[0];
   }
 
   void ReadModules(const YamlEntry& entry) {
@@ -113,33 +136,31 @@ class LayoutReader {
       const GivenSettings given =
           ReadSettings(context_, item.value.Find("parameters"), Join(field, "parameters"), false);
       module.parameters = GoodOnes(given);
-      const bool has_models = FindValue(item.value, "models") != nullptr;
-      if (has_models == (FindValue(item.value, "slices") != nullptr)) {
-        Error(has_models ? Reason::kRecipeSyntax : Reason::kMissingKey,
+      const std::vector<const YamlEntry*> forms = FormsOf(item.value, {"models", "slices"});
+      if (forms.size() != 1) {
+        Error(forms.empty() ? Reason::kMissingKey : Reason::kRecipeSyntax,
               "a module has 'models' or 'slices', one of them", field, item.key_location);
       }
-      ReadModule(item.value, given, &module);
+      if (!forms.empty()) ReadForm(*forms[0], given, &module);
     }
   }
 
   // `models` or `slices` of a module, or of the recipe itself.
-  void ReadModule(const YamlValue& mapping, const GivenSettings& given, RecipeModule* module) {
-    if (const YamlEntry* models = FindValue(mapping, "models")) {
+  void ReadForm(const YamlEntry& form, const GivenSettings& given, RecipeModule* module) {
+    const std::string field = Join(module->field, form.key);
+    if (form.key == "models") {
       SliceReading reading{.slice = &module->slices.emplace_back(), .module = &given};
-      ReadModels(*models, Join(module->field, "models"), &reading);
+      ReadModels(form, field, &reading);
       return;
     }
-    const YamlEntry* slices = FindValue(mapping, "slices");
-    if (slices == nullptr) return;
-    const std::string field = Join(module->field, "slices");
-    if (!reader_.CheckList(slices->value, field, "a list of slices")) return;
-    if (slices->value.items.empty()) {
-      Error(Reason::kMissingKey, "empty; wanted a list of slices", field, slices->key_location);
+    if (!reader_.CheckList(form.value, field, "a list of slices")) return;
+    if (form.value.items.empty()) {
+      Error(Reason::kMissingKey, "empty; wanted a list of slices", field, form.key_location);
     }
     int64_t layers = 0;
-    for (size_t i = 0; i < slices->value.items.size(); ++i) {
+    for (size_t i = 0; i < form.value.items.size(); ++i) {
       SliceReading reading{.slice = &module->slices.emplace_back(), .module = &given};
-      ReadSlice(slices->value.items[i], Index(field, i), &reading);
+      ReadSlice(form.value.items[i], Index(field, i), &reading);
       if (reading.slice->sources.empty()) continue;
       const LayerRange& range = *reading.slice->sources[0].layers;
       layers += range.to - range.from;
@@ -147,7 +168,7 @@ class LayoutReader {
     if (layers <= kMostLayers) return;
     Error(Reason::kOutOfRange,
           absl::StrCat(layers, " layers in all; a model may have ", kMostLayers), field,
-          slices->key_location);
+          form.key_location);
   }
 
   // A slice while it is read.
@@ -293,16 +314,15 @@ class LayoutReader {
       return std::nullopt;
     }
     const std::vector<YamlValue>& items = entry->value.items;
-    const bool is_pair = entry->value.kind == Kind::kList && items.size() == 2 &&
-                         items[0].kind == Kind::kInteger && items[1].kind == Kind::kInteger;
-    if (!is_pair) {
+    const bool is_pair = entry->value.kind == Kind::kList && items.size() == 2;
+    const std::optional<double> from = is_pair ? LayerNumber(items[0]) : std::nullopt;
+    const std::optional<double> to = is_pair ? LayerNumber(items[1]) : std::nullopt;
+    if (!from.has_value() || !to.has_value()) {
       reader_.WrongType(entry->value, field, "two integers: [first layer, one past the last]");
       return std::nullopt;
     }
-    const std::optional<int64_t> from = ParseInteger(items[0].text);
-    const std::optional<int64_t> to = ParseInteger(items[1].text);
-    if (from.has_value() && to.has_value() && 0 <= *from && *from < *to && *to <= kMostLayers) {
-      return LayerRange{*from, *to};
+    if (0 <= *from && *from < *to && *to <= kMostLayers) {
+      return LayerRange{static_cast<int64_t>(*from), static_cast<int64_t>(*to)};
     }
     Error(Reason::kOutOfRange,
           absl::StrCat("[", items[0].text.substr(0, 20), ", ", items[1].text.substr(0, 20),
@@ -339,10 +359,23 @@ class LayoutReader {
   void CheckCount(const SliceReading& reading, const std::string& field,
                   const SourceLocation& location) {
     const bool is_apart = method_ != nullptr && !method_->base_is_model && reading.has_base;
+    merges_ |= reading.rows > 0;
+    if (is_apart && method_->keeps_base && reading.rows == 0) {
+      unmerged_.emplace_back(field, location);
+      return;
+    }
     reader_.CheckModelCount(reading.rows, method_, field, location,
                             reading.base_appended ? " (base_model counts as one)"
-                            : is_apart            ? " (base_model does not count)"
+                            : is_apart            ? kBaseApart
                                                   : "");
+  }
+
+  // Slices of the base alone stay as they are, but not the whole recipe.
+  void ReportUnmerged() {
+    if (merges_) return;
+    for (const auto& [field, location] : unmerged_) {
+      reader_.CheckModelCount(0, method_, field, location, kBaseApart);
+    }
   }
 
   // Per-model parameters that no level has a word on.
@@ -425,6 +458,8 @@ class LayoutReader {
   MergekitInputs& inputs_;
   size_t slices_ = 0;
   bool base_is_missing_ = false;
+  bool merges_ = false;                                           // some slice has a model
+  std::vector<std::pair<std::string, SourceLocation>> unmerged_;  // slices of the base alone
   // The method's own parameters and the slices (field, place) that have none.
   std::map<std::string, std::vector<std::pair<std::string, SourceLocation>>> missing_;
 };
@@ -451,6 +486,8 @@ GivenSettings ReadSettings(const MergekitContext& context, const YamlEntry* entr
       context.reader.diagnostics().Warning(
           "has no effect at a model, here as in mergekit; it belongs under 'parameters' at the top",
           Join(field, parameter.key), parameter.key_location);
+    } else if (parameter.value.kind == Kind::kList && parameter.value.items.empty()) {
+      continue;  // not given, as mergekit has it
     } else {
       given[parameter.key] =
           ReadSetting(*schema, parameter.value, Join(field, parameter.key), &context.reader);

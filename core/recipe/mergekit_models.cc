@@ -21,9 +21,27 @@ bool RefuseKey(const YamlValue& mapping, absl::string_view key, absl::string_vie
   return false;
 }
 
-// {path, revision}
+// Refuses "path@revision".
+bool CheckNoRevision(const YamlValue& value, absl::string_view advice, const std::string& field,
+                     Reader* reader) {
+  if (value.text.find('@') == std::string::npos) return true;
+  reader->diagnostics().Error(
+      Reason::kUnsupported,
+      absl::StrCat("in ", Quote(value.text),
+                   " the '@' stands for a revision, not supported by this version; a path with "
+                   "this character is written ",
+                   advice),
+      field, value.location);
+  return false;
+}
+
+// {path, revision} or "path"
 std::optional<Uri> ReadPath(const YamlValue& value, const std::string& field, Reader* reader) {
-  if (!reader->CheckMapping(value, field, "a mapping with path")) return std::nullopt;
+  if (value.kind == Kind::kText) {
+    if (!CheckNoRevision(value, "{path: ...}", field, reader)) return std::nullopt;
+    return reader->ReadModelUri(value, field, reader->file().working_directory);
+  }
+  if (!reader->CheckMapping(value, field, "a path or a mapping with path")) return std::nullopt;
   reader->CheckKeys(value, field, {"path", "revision"});
   const bool is_plain = RefuseKey(value, "revision", "revisions are", field, reader);
   const YamlEntry* path = value.Find("path");
@@ -40,22 +58,15 @@ std::optional<Uri> ReadPath(const YamlValue& value, const std::string& field, Re
 // "path" or "path+lora"
 std::optional<ModelReference> ReadText(const YamlValue& value, const std::string& field,
                                        Reader* reader) {
-  constexpr absl::string_view kAdvice =
-      "; a path with this character is written {model: {path: ...}}";
-  if (value.text.find('@') != std::string::npos) {
-    reader->diagnostics().Error(Reason::kUnsupported,
-                                absl::StrCat("in ", Quote(value.text),
-                                             " the '@' stands for a revision, not supported by "
-                                             "this version",
-                                             kAdvice),
-                                field, value.location);
-    return std::nullopt;
-  }
+  constexpr absl::string_view kAdvice = "{model: {path: ...}}";
+  if (!CheckNoRevision(value, kAdvice, field, reader)) return std::nullopt;
   const std::vector<std::string> parts = absl::StrSplit(value.text, '+');
   if (parts.size() > 2 || (parts.size() == 2 && (parts[0].empty() || parts[1].empty()))) {
     reader->diagnostics().Error(
         Reason::kWrongType,
-        absl::StrCat("in ", Quote(value.text), " a '+' stands between a model and its adapter",
+        absl::StrCat("in ", Quote(value.text),
+                     " a '+' stands between a model and its adapter; a path with this "
+                     "character is written ",
                      kAdvice),
         field, value.location);
     return std::nullopt;

@@ -29,7 +29,8 @@ using GivenSettings = std::map<std::string, std::optional<Setting>>;
 // The entry of a mapping; null also where its value is empty, as mergekit has it.
 const YamlEntry* FindValue(const YamlValue& mapping, absl::string_view key);
 
-// "path", "path+lora", {model: {path}, lora: {path}} or {path}. mergekit_models.cc
+// "path", "path+lora", {model: {path}, lora: {path}} or {path}; for the {path} of the third also
+// "path". mergekit_models.cc
 std::optional<ModelReference> ReadModelReference(const YamlValue& value, const std::string& field,
                                                  Reader* reader);
 

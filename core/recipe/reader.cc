@@ -186,6 +186,7 @@ std::optional<Uri> Reader::ReadModelUri(const YamlValue& value, const std::strin
 }
 
 std::optional<NameFilter> Reader::ReadFilter(const YamlValue& value, const std::string& field) {
+  if (value.kind == Kind::kText && value.text.empty()) return NameFilter();
   const std::optional<std::string> text =
       ReadText(value, field, "a part of tensors' names, regex:..., glob:... or '*'");
   if (!text.has_value()) return std::nullopt;

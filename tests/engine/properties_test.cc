@@ -138,7 +138,7 @@ class PropertiesTest : public EngineTest, public testing::WithParamInterface<std
     if (schema_.needs_base) {
       absl::StrAppend(&text, mergekit_ ? "base_model: " : "base: ", Path("base"), "\n");
     }
-    absl::StrAppend(&text, "models:\n");
+    if (!order.empty()) absl::StrAppend(&text, "models:\n");
     for (const int k : order) {
       const std::string path = Path(absl::StrCat("m", k));
       if (!mergekit_) {
@@ -191,6 +191,15 @@ class PropertiesTest : public EngineTest, public testing::WithParamInterface<std
         const double tolerance = step * std::abs(b[i]) + (exact ? 2e-6 : 1e-4);
         ASSERT_NEAR(a[i], b[i], tolerance) << tensor.name << "[" << i << "] of\n" << text;
       }
+    }
+  }
+
+  static void ExpectSameBytes(const TestModel& got, const TestModel& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (const TestTensor& tensor : got) {
+      const TestTensor& other = Find(want, tensor.name);
+      EXPECT_EQ(tensor.dtype, other.dtype) << tensor.name;
+      EXPECT_EQ(tensor.bytes, other.bytes) << tensor.name;
     }
   }
 
@@ -279,6 +288,45 @@ TEST_P(PropertiesTest, TheOutputIsRoundedOnce) {
       EXPECT_EQ(narrow[t].dtype, DType::kBF16) << narrow[t].name;
       EXPECT_EQ(narrow[t].bytes, Cast(wide[t], DType::kBF16).bytes) << narrow[t].name;
     }
+  }
+}
+
+TEST_P(PropertiesTest, DtypeFloat64IsAsIfTheInputsHadIt) {
+  if (!mergekit_) return;
+  for (const uint64_t seed : kSeeds) {
+    Draw(seed);
+    WriteModels(base_, models_);
+    const TestModel got = MergeText(Text("", "dtype: float64\n"));
+    const auto widen = [](TestModel* model) {
+      for (TestTensor& tensor : *model) {
+        if (IsMergeable(tensor.dtype)) tensor = Cast(tensor, DType::kF64);
+      }
+    };
+    widen(&base_);
+    for (TestModel& model : models_) widen(&model);
+    WriteModels(base_, models_);
+    ExpectSameBytes(got, MergeText(Text()));
+  }
+}
+
+TEST_P(PropertiesTest, ASliceOfTheBaseAloneIsKept) {
+  if (!schema_.keeps_base) return;
+  for (const uint64_t seed : kSeeds) {
+    Draw(seed);
+    WriteModels(base_, models_);
+    TestModel want = MergeText(Text());
+    for (TestTensor& tensor : want) {
+      if (absl::StrContains(tensor.name, "layers.0.")) tensor = Find(base_, tensor.name);
+    }
+    const std::string base = absl::StrCat("{model: ", Path("base"), ", layer_range: ");
+    std::string text = absl::StrCat("slices:\n- sources: [", base, "[0, 1]}]\n- sources:\n  - ",
+                                    base, "[1, 2]}\n");
+    for (int k = 0; k < k_; ++k) {
+      absl::StrAppend(&text, "  - {model: ", Path(absl::StrCat("m", k)), ", layer_range: [1, 2]");
+      if (weighted_) absl::StrAppend(&text, ", parameters: {weight: ", weights_[k], "}");
+      absl::StrAppend(&text, "}\n");
+    }
+    ExpectSameBytes(MergeText(Text({}, "", text)), want);
   }
 }
 

@@ -355,6 +355,20 @@ TEST(MergekitEdges, OppositeAndEmptyVectors) {
   EXPECT_EQ(run("model_stock", {{"filter_wise", true}}, a, {none, none}), a);
 }
 
+// Steps and tangents of length 0, which no threshold keeps from being divided by.
+TEST(MergekitEdges, NoThresholdIsNeeded) {
+  const Vector a = {3, 4, 0}, back = {-3, -4, 0};
+  const std::vector<ParameterMap> even = {{{"weight", 1.0}}, {{"weight", 1.0}}};
+  const auto run = [&](const std::string& method, const ParameterMap& parameters,
+                       const std::vector<Vector>& rows) {
+    const MergekitCase c = {"", "mergekit." + method, parameters, even};
+    return RunCase(c, {Tensor({}, rows, {3})}, true)[0];
+  };
+  EXPECT_EQ(run("multislerp", {{"eps", 0.0}}, {a, a}), a);
+  ExpectNear(run("karcher", {{"tol", 0.0}}, {a, a}), a, 1e-15, "equal");
+  ExpectNear(run("karcher", {{"tol", 0.0}}, {a, back}), a, 1e-15, "opposite");
+}
+
 TEST(MergekitEdges, AloneTensorsAreKept) {
   const Vector a = {1, 2, -0.5};
   const std::vector<std::string> with_one = {"slerp", "nuslerp", "karcher", "arcee_fusion",
@@ -397,6 +411,9 @@ TEST(MergekitEdges, FaultsNameTheTensor) {
                 "density 0.9 and epsilon 0.15 of model 1");
     ExpectFault(Fault(method, {}, 2, true, {{"density", 0.1}, {"epsilon", 0.1}}),
                 Reason::kOutOfRange, "must be above 0");
+    ExpectFault(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.6}}),
+                Reason::kOutOfRange, "density 0.5 and epsilon -0.6 of model 1");
+    EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.4}}).ok());
     EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}}).ok());
   }
   ExpectFault(Fault("slerp", {{"t", 0.5}}, 2, true), Reason::kTooManyModels, "found 2");

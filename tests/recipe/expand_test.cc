@@ -473,6 +473,26 @@ parameters: {t: 0.25}
   EXPECT_EQ(result.Sources("model.norm.weight"), "base:1:model.norm.weight 0:model.norm.weight");
 }
 
+TEST(ExpandTest, ASliceMayBeOfTheBaseAlone) {
+  const std::string top = "merge_method: task_arithmetic\nbase_model: b\nparameters: {weight: 1}\n";
+  const std::string alone = "  - sources: [{model: b, layer_range: [0, 1]}]\n";
+  const std::string merged =
+      "  - sources: [{model: b, layer_range: [1, 2]}, {model: x, layer_range: [1, 2]}]\n";
+  const Expanded first(top + "slices:\n" + alone + merged, LlamaNames(2), 2);
+  EXPECT_EQ(first.AllNames(), LlamaNames(2));
+  EXPECT_EQ(first.Sources("model.embed_tokens.weight"), "base:0:model.embed_tokens.weight");
+  EXPECT_EQ(first.Sources("model.layers.0.mlp.down_proj.weight"),
+            "base:0:model.layers.0.mlp.down_proj.weight");
+  EXPECT_EQ(first.Sources("model.layers.1.mlp.down_proj.weight"),
+            "base:0:model.layers.1.mlp.down_proj.weight 1:model.layers.1.mlp.down_proj.weight");
+  EXPECT_EQ(first.Sources("model.norm.weight"), "base:0:model.norm.weight 1:model.norm.weight");
+  const Expanded last(top + "slices:\n" + merged + alone, LlamaNames(2), 2);
+  EXPECT_EQ(last.Sources("model.embed_tokens.weight"),
+            "base:0:model.embed_tokens.weight 1:model.embed_tokens.weight");
+  EXPECT_EQ(last.Sources("model.norm.weight"), "base:0:model.norm.weight");
+  EXPECT_EQ(last.Sources("lm_head.weight"), "base:0:lm_head.weight");
+}
+
 TEST(ExpandTest, AHeadThatStandsInIsWantedIfTheListHasIt) {
   const Expanded result("merge_method: passthrough\nmodels: [{model: x}]",
                         {{"lm_head.weight", "model.embed_tokens.weight"}});
