@@ -65,6 +65,7 @@ class SliceExpander {
   void Add(std::string name, double depth, const NameIn& name_in,
            std::vector<WantedTensor>* tensors) {
     WantedTensor tensor;
+    tensor.base = slice_.base;
     tensor.parameters = own_.Resolve(name, depth);
     tensor.sources.reserve(rows_.size() + 1);
     if (base_ != nullptr) {
@@ -364,6 +365,7 @@ class PlainExpander {
     std::vector<WantedTensor> tensors(names_[0].size());
     for (size_t i = 0; i < tensors.size(); ++i) {
       tensors[i].name = names_[0][i];
+      if (recipe_.base.has_value()) tensors[i].base = 0;
       if (is_mergekit()) tensors[i].parameters = recipe_.parameters;
       tensors[i].sources.resize(names_.size());
     }

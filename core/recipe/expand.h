@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct WantedTensor {
   // mergekit: the method's own parameters as they are for this tensor; native: empty, Recipe has
   // them.
   ParameterMap parameters;
+  std::optional<int> base = {};  // origin; of a slice its own, whether it is a source or not
 };
 
 // The tensors of the output, sorted by name. `names` holds for each origin what it can give,
