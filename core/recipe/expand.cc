@@ -455,12 +455,15 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe) {
   std::vector<OutputLayers> result;
   for (const RecipeModule& module : recipe.modules) {
-    int64_t layers = 0;
+    std::vector<OutputLayer> layers;
     for (const RecipeSlice& slice : module.slices) {
-      const std::optional<LayerRange>& range = slice.sources[0].layers;
-      if (range.has_value()) layers += range->to - range->from;
+      const RecipeSource& source = slice.sources[0];
+      if (!source.layers.has_value()) continue;
+      for (int64_t layer = source.layers->from; layer < source.layers->to; ++layer) {
+        layers.push_back({source.origin, layer});
+      }
     }
-    if (layers > 0) result.push_back({module.name, layers});
+    if (!layers.empty()) result.push_back({module.name, std::move(layers)});
   }
   return result;
 }
