@@ -95,21 +95,28 @@ absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkp
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Uri& folder,
                                                   const CallOptions& options);
 
+// A layer of a merged model as a layer of one of its inputs.
+struct LayerOrigin {
+  const std::string* config = nullptr;  // null: the input is the donor, or has none
+  int64_t layer = 0;
+};
+
 // What a merged model's config.json says otherwise than its donor's.
 struct ConfigChanges {
   std::optional<DType> dtype;              // of the weights, where one was asked for
   bool head_written = false;               // there is a separate head
-  std::optional<int64_t> layers = {};      // where slices decided their number
+  std::vector<LayerOrigin> layers = {};    // all of them, where slices decided; else empty
   std::optional<int64_t> vocabulary = {};  // rows of the embeddings, where a tokenizer was made
 };
 
 // config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
 // it has; torch_dtype if neither) and its number of layers (num_hidden_layers, num_layers, n_layer,
 // n_layers, where they are) and vocab_size (added where it is missing) set as `changes` says, and
-// tie_word_embeddings set to false where it is
-// true but a separate head is written; the same keys inside text_config too, where they are. Every
-// other byte stays, also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON
-// object.
+// tie_word_embeddings set to false where it is true but a separate head is written. Lists with an
+// entry for each layer (layer_types and others, as long as the number says) get that of each
+// layer's origin, or, where its config has no such list, their own; one that lacks an entry for
+// some layer stays. The same keys inside text_config too, where they are. Every other byte stays,
+// also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON object.
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
 
 // model_type of a config.json ("llama"); nothing if it has no text there.

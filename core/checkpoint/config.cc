@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
@@ -50,6 +52,90 @@ bool IsLayerCount(absl::string_view key) {
   return key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" || key == "n_layers";
 }
 
+// A number where `member` holds one that is no less than 0.
+std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member) {
+  int64_t count = 0;
+  if (member == nullptr || !absl::SimpleAtoi(ValueOf(text, *member), &count) || count < 0) {
+    return std::nullopt;
+  }
+  return count;
+}
+
+// Lists with an entry for each layer, as Transformers 5.24 names them. Lists of layers' numbers
+// (mlp_only_layers) are none.
+bool IsLayerList(absl::string_view key) {
+  constexpr std::array<absl::string_view, 12> kKeys = {"layer_types",
+                                                       "mlp_layer_types",
+                                                       "layers_block_type",
+                                                       "indexer_types",
+                                                       "no_rope_layers",
+                                                       "layer_rope_theta",
+                                                       "attention_window",
+                                                       "attn_layers",
+                                                       "num_attention_heads_per_layer",
+                                                       "num_key_value_heads_per_layer",
+                                                       "swiglu_limits",
+                                                       "swiglu_limits_shared"};
+  return std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end();
+}
+
+// The elements of an array; none of anything else.
+std::vector<absl::string_view> EntriesOf(absl::string_view array) {
+  std::vector<absl::string_view> entries;
+  const absl::StatusOr<std::vector<JsonMember>> elements = JsonElements(array);
+  if (!elements.ok()) return entries;
+  for (const JsonMember& element : *elements) entries.push_back(ValueOf(array, element));
+  return entries;
+}
+
+// Those of a config's list, or of that in its text_config.
+std::vector<absl::string_view> EntriesOf(absl::string_view config, absl::string_view key) {
+  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
+  if (!members.ok()) return {};
+  if (const JsonMember* list = FindMember(*members, key)) return EntriesOf(ValueOf(config, *list));
+  const JsonMember* const text_config = FindMember(*members, kTextConfig);
+  if (text_config == nullptr) return {};
+  const absl::string_view below = ValueOf(config, *text_config);
+  const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(below);
+  const JsonMember* const list = inner.ok() ? FindMember(*inner, key) : nullptr;
+  return list == nullptr ? std::vector<absl::string_view>() : EntriesOf(ValueOf(below, *list));
+}
+
+// The list `text` for other layers, spaced as it is; nothing if it is to stay.
+std::optional<std::string> LayerList(absl::string_view key, absl::string_view text,
+                                     const std::vector<int64_t>& counts,
+                                     const std::vector<LayerOrigin>& layers) {
+  constexpr size_t kLongest = 100;  // of words, numbers and spaces, so that the config stays small
+  const std::vector<absl::string_view> own = EntriesOf(text);
+  if (own.empty()) return std::nullopt;
+  const auto size = static_cast<int64_t>(own.size());
+  if (!counts.empty() && std::find(counts.begin(), counts.end(), size) == counts.end()) {
+    return std::nullopt;
+  }
+  std::map<const std::string*, std::vector<absl::string_view>> others;
+  std::vector<absl::string_view> wanted;
+  for (const auto& [config, layer] : layers) {
+    const std::vector<absl::string_view>* entries = &own;
+    if (config != nullptr) {
+      const auto [found, is_new] = others.try_emplace(config);
+      if (is_new) found->second = EntriesOf(*config, key);
+      if (!found->second.empty()) entries = &found->second;
+    }
+    if (layer >= static_cast<int64_t>(entries->size())) return std::nullopt;
+    wanted.push_back((*entries)[layer]);
+    if (wanted.back().size() > kLongest) return std::nullopt;
+  }
+  if (wanted == own) return std::nullopt;
+  const auto place = [&](absl::string_view entry) -> size_t { return entry.data() - text.data(); };
+  absl::string_view separator = ", ";
+  if (own.size() > 1) {
+    const size_t begin = place(own[0]) + own[0].size();
+    if (place(own[1]) - begin <= kLongest) separator = text.substr(begin, place(own[1]) - begin);
+  }
+  return absl::StrCat(text.substr(0, place(own[0])), absl::StrJoin(wanted, separator),
+                      text.substr(place(own.back()) + own.back().size()));
+}
+
 // Keys that an object has.
 struct Keys {
   bool dtype = false;
@@ -61,6 +147,12 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
                 const ConfigChanges& changes, std::vector<TextEdit>* edits) {
   const std::optional<DType> dtype = changes.dtype;
   Keys keys;
+  std::vector<int64_t> layer_counts;  // before the changes
+  for (const JsonMember& member : members) {
+    const std::optional<int64_t> count =
+        IsLayerCount(member.key) ? CountOf(text, &member) : std::nullopt;
+    if (count.has_value()) layer_counts.push_back(*count);
+  }
   for (const JsonMember& member : members) {
     const absl::string_view value = ValueOf(text, member);
     const auto replace = [&](std::string by) {
@@ -75,23 +167,17 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
       if (old != dtype) replace(absl::StrCat("\"", TextOf(*dtype), "\""));
     } else if (member.key == kTie && changes.head_written && value == "true") {
       replace("false");
-    } else if (changes.layers.has_value() && IsLayerCount(member.key)) {
-      replace(absl::StrCat(*changes.layers));
+    } else if (!changes.layers.empty() && IsLayerCount(member.key)) {
+      replace(absl::StrCat(changes.layers.size()));
+    } else if (!changes.layers.empty() && IsLayerList(member.key)) {
+      std::optional<std::string> list = LayerList(member.key, value, layer_counts, changes.layers);
+      if (list.has_value()) replace(*std::move(list));
     } else if (member.key == kVocabulary) {
       keys.vocabulary = true;
       if (changes.vocabulary.has_value()) replace(absl::StrCat(*changes.vocabulary));
     }
   }
   return keys;
-}
-
-// A number where `member` holds one that is no less than 0.
-std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member) {
-  int64_t count = 0;
-  if (member == nullptr || !absl::SimpleAtoi(ValueOf(text, *member), &count) || count < 0) {
-    return std::nullopt;
-  }
-  return count;
 }
 
 }  // namespace

@@ -176,7 +176,9 @@ class Matcher {
                                          "): ", enough.message()));
       }
     }
-    if (complete && by_token) tensor.token_rows = tokens_->RowsOf(origins, own_rows, diagnostics_);
+    if (complete && by_token) {
+      tensor.token_rows = tokens_->RowsOf(origins, wanted.base, own_rows, diagnostics_);
+    }
     if (complete) plan_->tensors.push_back(std::move(tensor));
   }
 

@@ -156,7 +156,7 @@ absl::Status TokenRowPlanner::CheckRows(int origin, int64_t rows) {
   return absl::OkStatus();
 }
 
-// The only source that has the row, else the base's, else the mean of those that have it.
+// The only source that has the row, else the tensor's base's, else the mean of those that have it.
 RowFill TokenRowPlanner::Default(const Given& given, int64_t row) const {
   using Kind = RowFill::Kind;
   RowFill fill;
@@ -165,8 +165,9 @@ RowFill TokenRowPlanner::Default(const Given& given, int64_t row) const {
   bool of_base = false;
   for (size_t s = 0; s < given.maps.size(); ++s) {
     if ((*given.maps[s])[row] < 0 || !having.insert(given.sources[s]).second) continue;
-    of_base = of_base || given.sources[s] == base_;
-    if (having.size() == 1 || given.sources[s] == base_) fill.index = static_cast<int32_t>(s);
+    const bool is_base = given.sources[s] == given.base;
+    of_base = of_base || is_base;
+    if (having.size() == 1 || is_base) fill.index = static_cast<int32_t>(s);
   }
   fill.kind = having.empty()                  ? Kind::kZero
               : having.size() == 1 || of_base ? Kind::kSource
@@ -220,11 +221,12 @@ absl::StatusOr<RowFill> TokenRowPlanner::Configured(const RecipeToken& token, co
 }
 
 std::shared_ptr<const TokenRows> TokenRowPlanner::RowsOf(const std::vector<int>& sources,
+                                                         std::optional<int> base,
                                                          const std::vector<int64_t>& rows,
                                                          Diagnostics* diagnostics) {
-  std::shared_ptr<const TokenRows>& known = known_[{sources, rows}];
+  std::shared_ptr<const TokenRows>& known = known_[{sources, base, rows}];
   if (known != nullptr) return known;
-  Given given{sources, rows, {}};
+  Given given{sources, base, rows, {}};
   for (const int origin : sources) given.maps.push_back(MapOf(origin).get());
   auto result = std::make_shared<TokenRows>();
   result->tokens = vocabulary_.tokens.back().id + 1;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -52,16 +53,10 @@ absl::StatusOr<OutputVocabulary> MakeOutputVocabulary(const RecipeTokenizer& wan
 // Where the rows of embeddings come from.
 class TokenRowPlanner {
  public:
-  // All must outlive it. `origins` has the place among `models` of what a token's source names;
-  // `base` is the place of the recipe's base.
+  // All must outlive it. `origins` has the place among `models` of what a token's source names.
   TokenRowPlanner(const RecipeTokenizer& wanted, const OutputVocabulary& vocabulary,
-                  const std::vector<ModelTokens>& models, std::map<ModelReference, int> origins,
-                  std::optional<int> base)
-      : wanted_(wanted),
-        vocabulary_(vocabulary),
-        models_(models),
-        origins_(std::move(origins)),
-        base_(base) {
+                  const std::vector<ModelTokens>& models, std::map<ModelReference, int> origins)
+      : wanted_(wanted), vocabulary_(vocabulary), models_(models), origins_(std::move(origins)) {
     for (const RecipeToken& token : wanted.tokens) configured_[token.text] = &token;
   }
 
@@ -70,15 +65,16 @@ class TokenRowPlanner {
   const std::shared_ptr<const RowMap>& MapOf(int origin);
   // Whether a tensor of so many rows has one for each of them; says which token has none.
   absl::Status CheckRows(int origin, int64_t rows);
-  // All the others, of a tensor with these sources (origins) of `rows` rows each. Faults in what
-  // the recipe says of tokens go to `diagnostics`, once.
-  std::shared_ptr<const TokenRows> RowsOf(const std::vector<int>& sources,
+  // All the others, of a tensor with these sources (origins) of `rows` rows each. `base` stands in
+  // where it is one of them. Faults in what the recipe says of tokens go to `diagnostics`, once.
+  std::shared_ptr<const TokenRows> RowsOf(const std::vector<int>& sources, std::optional<int> base,
                                           const std::vector<int64_t>& rows,
                                           Diagnostics* diagnostics);
 
  private:
   struct Given {
     const std::vector<int>& sources;
+    const std::optional<int> base;
     const std::vector<int64_t>& rows;
     std::vector<const RowMap*> maps;
   };
@@ -90,10 +86,10 @@ class TokenRowPlanner {
   const OutputVocabulary& vocabulary_;
   const std::vector<ModelTokens>& models_;
   const std::map<ModelReference, int> origins_;
-  const std::optional<int> base_;
   std::map<std::string, const RecipeToken*, std::less<>> configured_;
   std::map<int, std::shared_ptr<const RowMap>> maps_;
-  std::map<std::pair<std::vector<int>, std::vector<int64_t>>, std::shared_ptr<const TokenRows>>
+  std::map<std::tuple<std::vector<int>, std::optional<int>, std::vector<int64_t>>,
+           std::shared_ptr<const TokenRows>>
       known_;
   std::set<std::string> told_;  // faults and warnings, each once
 };

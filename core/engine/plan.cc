@@ -33,9 +33,9 @@ bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
 // config.json and sidecars come from the base, without one from the first model. Those of a
 // tokenizer that the recipe asks for are planned already.
-absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
+absl::Status AddBlobs(PlanningStorage& storage, const std::vector<ModelInput>& inputs,
                       PlannedTokenizer* tokenizer, const CallOptions& call, Plan* plan) {
-  const Checkpoint& donor = input.checkpoint();
+  const Checkpoint& donor = inputs[0].checkpoint();
   if (donor.config().has_value()) {
     ConfigChanges changes;
     changes.dtype = plan->recipe.output.dtype;
@@ -43,12 +43,17 @@ absl::Status AddBlobs(PlanningStorage& storage, const ModelInput& input,
       changes.head_written = changes.head_written || IsHeadName(tensor.tensor.name);
     }
     const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
-    if (layers.size() == 1) changes.layers = layers[0].layers;
+    if (layers.size() == 1) {
+      for (const auto& [origin, layer] : layers[0].layers) {
+        const std::optional<std::string>& config = inputs[origin].checkpoint().config();
+        changes.layers.push_back({origin != 0 && config.has_value() ? &*config : nullptr, layer});
+      }
+    }
     if (tokenizer != nullptr && tokenizer->rows() != nullptr) {
       changes.vocabulary = tokenizer->rows()->rows();
     }
     ASSIGN_OR_RETURN(std::string config, ReconcileConfig(*donor.config(), changes));
-    if (input.is_quantised()) {
+    if (inputs[0].is_quantised()) {
       ASSIGN_OR_RETURN(config, DropQuantisation(config));
     }
     plan->blobs.push_back({"config.json", std::move(config), std::nullopt});
@@ -280,7 +285,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   CutWriteTasks(plan.get());
   if (!recipe.output.adapter.has_value()) {
     const size_t own = plan->blobs.size();
-    RETURN_IF_ERROR(AddBlobs(storage, inputs[0], tokenizer.get(), call, plan.get()));
+    RETURN_IF_ERROR(AddBlobs(storage, inputs, tokenizer.get(), call, plan.get()));
     if (!recipe.variants.empty()) AddVariants(own, plan.get());
   }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);

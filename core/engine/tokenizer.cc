@@ -99,8 +99,8 @@ class PlannedTokenizer::Maker {
     for (const RecipeModel& model : recipe_.models) {
       origins.emplace(ModelReference{model.uri, model.adapter}, next++);
     }
-    result_.rows_.emplace(result_.wanted_, result_.vocabulary_, result_.models_, std::move(origins),
-                          recipe_.base.has_value() ? std::optional<int>(0) : std::nullopt);
+    result_.rows_.emplace(result_.wanted_, result_.vocabulary_, result_.models_,
+                          std::move(origins));
     return absl::OkStatus();
   }
 

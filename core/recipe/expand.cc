@@ -65,6 +65,7 @@ class SliceExpander {
   void Add(std::string name, double depth, const NameIn& name_in,
            std::vector<WantedTensor>* tensors) {
     WantedTensor tensor;
+    tensor.base = slice_.base;
     tensor.parameters = own_.Resolve(name, depth);
     tensor.sources.reserve(rows_.size() + 1);
     if (base_ != nullptr) {
@@ -364,6 +365,7 @@ class PlainExpander {
     std::vector<WantedTensor> tensors(names_[0].size());
     for (size_t i = 0; i < tensors.size(); ++i) {
       tensors[i].name = names_[0][i];
+      if (recipe_.base.has_value()) tensors[i].base = 0;
       if (is_mergekit()) tensors[i].parameters = recipe_.parameters;
       tensors[i].sources.resize(names_.size());
     }
@@ -453,12 +455,15 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe) {
   std::vector<OutputLayers> result;
   for (const RecipeModule& module : recipe.modules) {
-    int64_t layers = 0;
+    std::vector<OutputLayer> layers;
     for (const RecipeSlice& slice : module.slices) {
-      const std::optional<LayerRange>& range = slice.sources[0].layers;
-      if (range.has_value()) layers += range->to - range->from;
+      const RecipeSource& source = slice.sources[0];
+      if (!source.layers.has_value()) continue;
+      for (int64_t layer = source.layers->from; layer < source.layers->to; ++layer) {
+        layers.push_back({source.origin, layer});
+      }
     }
-    if (layers > 0) result.push_back({module.name, layers});
+    if (!layers.empty()) result.push_back({module.name, std::move(layers)});
   }
   return result;
 }

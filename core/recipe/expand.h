@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct WantedTensor {
   // mergekit: the method's own parameters as they are for this tensor; native: empty, Recipe has
   // them.
   ParameterMap parameters;
+  std::optional<int> base = {};  // origin; of a slice its own, whether it is a source or not
 };
 
 // The tensors of the output, sorted by name. `names` holds for each origin what it can give,
@@ -39,10 +41,14 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
     Diagnostics* diagnostics);
 
-// Layers of the output where slices decide it; config.json's num_hidden_layers follows.
+// Layers of the output where slices decide them; what config.json says of layers follows.
+struct OutputLayer {
+  int origin = 0;  // of the slice's first source
+  int64_t layer = 0;
+};
 struct OutputLayers {
   std::string module;  // empty: the model
-  int64_t layers = 0;
+  std::vector<OutputLayer> layers;
 };
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe);
 

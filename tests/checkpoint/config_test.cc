@@ -8,6 +8,11 @@ std::string Reconciled(const std::string& text, std::optional<DType> dtype, bool
   return result.ok() ? *result : std::string(result.status().message());
 }
 
+std::string Stacked(const std::string& text, const std::vector<LayerOrigin>& layers) {
+  const auto result = ReconcileConfig(text, {{}, false, layers});
+  return result.ok() ? *result : std::string(result.status().message());
+}
+
 TEST(ReconcileConfig, ReplacesOnlyTheDtype) {
   const std::string text =
       "{\n  \"eps\": 1e-05,\n  \"torch_dtype\": \"float16\",\n  \"z\": [1, 2],"
@@ -49,10 +54,68 @@ TEST(ReconcileConfig, UntiesAWrittenHead) {
 TEST(ReconcileConfig, SetsTheNumberOfLayers) {
   const std::string text =
       R"({"num_hidden_layers": 32, "text_config": {"n_layer": 8, "x": 8}, "hidden_size": 32})";
-  const auto result = ReconcileConfig(text, {{}, false, 40});
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_EQ(*result, R"({"num_hidden_layers": 40, "text_config": {"n_layer": 40, "x": 8}, )"
-                     R"("hidden_size": 32})");
+  EXPECT_EQ(Stacked(text, std::vector<LayerOrigin>(40)),
+            R"({"num_hidden_layers": 40, "text_config": {"n_layer": 40, "x": 8}, )"
+            R"("hidden_size": 32})");
+}
+
+TEST(ReconcileConfig, ListsPerLayerFollowTheLayers) {
+  const std::string qwen2 = R"({
+  "architectures": ["Qwen2ForCausalLM"],
+  "layer_types": [
+    "full_attention",
+    "sliding_attention",
+    "linear_attention"
+  ],
+  "model_type": "qwen2",
+  "no_rope_layers": [0, 1, 2],
+  "num_hidden_layers": 3
+})";
+  const std::string other =
+      R"({"num_hidden_layers": 4, "layer_types": ["a", "b", "c", "d"], "no_rope_layers": null})";
+  EXPECT_EQ(Stacked(qwen2, {{nullptr, 0}, {nullptr, 1}, {&other, 1}, {&other, 3}}), R"({
+  "architectures": ["Qwen2ForCausalLM"],
+  "layer_types": [
+    "full_attention",
+    "sliding_attention",
+    "b",
+    "d"
+  ],
+  "model_type": "qwen2",
+  "no_rope_layers": [0, 1, 2],
+  "num_hidden_layers": 4
+})");
+  // Of a model without a list the donor's counts. The order may change alone.
+  EXPECT_EQ(Stacked(R"({"n_layer":3,"no_rope_layers":[7,8,9],"layer_types":["x", "y", "z"]})",
+                    {{&other, 2}, {nullptr, 0}, {nullptr, 1}}),
+            R"({"n_layer":3,"no_rope_layers":[9,7,8],"layer_types":["c", "x", "y"]})");
+  EXPECT_EQ(Stacked(R"({"num_layers": 1, "layer_types": ["x"]})", {{}, {}}),
+            R"({"num_layers": 2, "layer_types": ["x", "x"]})");
+}
+
+TEST(ReconcileConfig, ListsPerLayerMayStandInTheTextConfig) {
+  const std::string text =
+      R"({"text_config": {"num_hidden_layers": 2, "layer_types": ["x", "y"]}})";
+  const std::string flat = R"({"num_hidden_layers": 2, "layer_types": ["a", "b"]})";
+  const std::string below = R"({"text_config": {"layer_types": ["c", "d"]}})";
+  EXPECT_EQ(Stacked(text, {{nullptr, 1}, {&flat, 1}, {&below, 0}}),
+            R"({"text_config": {"num_hidden_layers": 3, "layer_types": ["y", "b", "c"]}})");
+}
+
+TEST(ReconcileConfig, OtherListsStay) {
+  for (const char* rest :
+       {R"("mlp_only_layers": [0, 1]})", R"("layer_types": ["x", "y", "z"]})",
+        R"("layer_types": "xy"})", R"("layer_types": []})", R"("layer_types": null})",
+        R"("vision_config": {"layer_types": ["x", "y"]}})"}) {
+    const std::string count = R"({"num_hidden_layers": 2, )";
+    EXPECT_EQ(Stacked(count + rest, {{nullptr, 1}, {nullptr, 0}}), count + rest);
+  }
+  // Spaces, too, where nothing changes.
+  const std::string loose = R"({"num_hidden_layers": 3, "layer_types": ["x","y",  "z"]})";
+  EXPECT_EQ(Stacked(loose, {{nullptr, 0}, {nullptr, 1}, {nullptr, 2}}), loose);
+  // A layer that no list knows.
+  EXPECT_EQ(Stacked(R"({"num_hidden_layers": 1, "layer_types": ["x"]})", {{nullptr, 1}}),
+            R"({"num_hidden_layers": 1, "layer_types": ["x"]})");
 }
 
 TEST(ReconcileConfig, SetsTheSizeOfTheVocabulary) {

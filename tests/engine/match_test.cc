@@ -136,6 +136,33 @@ TEST_F(MatchTest, BuffersThatAModelLacksAreLeftOut) {
   EXPECT_THAT(TryPlan(MakeRecipe("average", 2)), Fails(Reason::kTensorMissing, "l.attn.bias"));
 }
 
+TEST_F(MatchTest, StackedLayersBringTheirEntriesOfTheConfig) {
+  const auto write = [&](const std::string& name, int layers, const std::string& types) {
+    TestModel model;
+    for (int i = 0; i < layers; ++i) {
+      model.push_back(
+          RandomTensor(absl::StrCat("model.layers.", i, ".w"), DType::kF32, {3}, random_));
+    }
+    WriteModel(Path(name), model, absl::StrCat(R"({"num_hidden_layers": )", layers, types, "}"));
+  };
+  write("x", 2, R"(, "layer_types": ["x0", "x1"])");
+  write("y", 3, R"(, "layer_types": ["y0", "y1", "y2"])");
+  write("bare", 2, "");
+  absl::StatusOr<Recipe> recipe =
+      ParseRecipe({"recipe.yaml",
+                   "merge_method: passthrough\nslices:\n"
+                   "  - sources: [{model: x, layer_range: [0, 2]}]\n"
+                   "  - sources: [{model: y, layer_range: [1, 3]}]\n"
+                   "  - sources: [{model: bare, layer_range: [0, 1]}]\n",
+                   folder_.path(), folder_.path()},
+                  {}, &diagnostics_);
+  ASSERT_THAT(recipe, IsOk());
+  recipe->output.uri = UriOf("out");
+  Run(*recipe);
+  EXPECT_EQ(FilesBelow(Path("out")).at("config.json"),
+            R"({"num_hidden_layers": 5, "layer_types": ["x0", "x1", "y1", "y2", "x0"]})");
+}
+
 class TiedTest : public MatchTest {
  protected:
   static constexpr char kEmbedding[] = "model.embed_tokens.weight";

@@ -141,6 +141,28 @@ TEST_F(TokenizersTest, TheBaseStandsInWhereItHasTheToken) {
   ExpectNear(Row(merged, 2), task(x, Row(a, 1), Row(b, 0)));
 }
 
+TEST_F(TokenizersTest, ASlicesOwnBaseStandsIn) {
+  const TestModel base = Write("base", {"p", "q", "x"}), own = Write("own", {"p", "q", "y"});
+  const TestModel a = Write("a", {"x", "y", "p"});
+  for (const char* name : {"base", "own", "a"}) {
+    TestModel model = ReadModel(Path(name));
+    model.push_back(RandomTensor("model.layers.0.w", DType::kF32, {columns_}, random_));
+    WriteModel(Path(name), model, R"({"vocab_size": 3})");
+  }
+  const TestModel merged =
+      Merge(Parse("merge_method: task_arithmetic\nbase_model: base\ntokenizer_source: union\n"
+                  "slices:\n  - base_model: own\n    sources:\n"
+                  "      - {model: own, layer_range: [0, 1]}\n"
+                  "      - {model: a, layer_range: [0, 1], parameters: {weight: 0.5}}\n"
+                  "      - {model: base, layer_range: [0, 1], parameters: {weight: 0}}\n"));
+  // p q x | y
+  ExpectNear(Row(merged, 0), Mean({Row(own, 0), Row(a, 2)}));
+  ExpectNear(Row(merged, 1), Row(own, 1));                        // for a, too
+  const std::vector<double> x = Mean({Row(a, 0), Row(base, 2)});  // for the slice's base
+  ExpectNear(Row(merged, 2), Mean({x, Row(a, 0)}));
+  ExpectNear(Row(merged, 3), Mean({Row(own, 2), Row(a, 1)}));
+}
+
 TEST_F(TokenizersTest, TokensTakeTheRowsThatTheRecipeNames) {
   const TestModel a = Write("a", {"p", "q", "r"}), b = Write("b", {"q", "p", "r"});
   const TestModel merged = Merge(Linear({"a", "b"}, R"(

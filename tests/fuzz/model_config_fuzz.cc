@@ -10,11 +10,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using orthomerge::ReconcileConfig;
   const std::string text(reinterpret_cast<const char*>(data), size);
   const auto same = ReconcileConfig(text, {});
-  const auto changed = ReconcileConfig(text, {DType::kBF16, true, 3});
+  const orthomerge::ConfigChanges changes = {
+      DType::kBF16, true, {{nullptr, 0}, {nullptr, 1}, {nullptr, 2}}};
+  const auto changed = ReconcileConfig(text, changes);
   FUZZ_CHECK(same.ok() == changed.ok());
   if (!same.ok()) return 0;
   FUZZ_CHECK(*same == text);
-  const auto again = ReconcileConfig(*changed, {DType::kBF16, true, 3});
+  const auto again = ReconcileConfig(*changed, changes);
   FUZZ_CHECK(again.ok() && *again == *changed);
   // NaN and Infinity, which the library refuses, may be in the text.
   FUZZ_CHECK(!nlohmann::json::accept(text) || nlohmann::json::accept(*changed));

@@ -29,6 +29,12 @@ Recipe Parse(const std::string& yaml) {
 using Names = std::vector<std::string>;
 using Tensors = std::vector<WantedTensor>;
 
+std::string LayersText(const OutputLayers& layers) {
+  return absl::StrJoin(layers.layers, " ", [](std::string* text, const OutputLayer& layer) {
+    absl::StrAppend(text, layer.origin, ":", layer.layer);
+  });
+}
+
 class Expanded {
  public:
   Expanded(const std::string& yaml, const std::vector<Names>& names) : recipe_(Parse(yaml)) {
@@ -285,7 +291,7 @@ parameters: {weight: 4}
   const std::vector<OutputLayers> layers = LayersFromSlices(result.recipe());
   ASSERT_THAT(layers, SizeIs(1));
   EXPECT_EQ(layers[0].module, "encoder");
-  EXPECT_EQ(layers[0].layers, 2);
+  EXPECT_THAT(LayersText(layers[0]), "0:0 0:2");
 }
 
 TEST(ExpandTest, EveryTensorBelongsToAModule) {
@@ -322,7 +328,7 @@ parameters: {scale: [0, 1]}
   EXPECT_EQ(result.Of("model.layers.4.mlp.down_proj.weight", 0, "scale"), 0);
   ASSERT_THAT(LayersFromSlices(result.recipe()), SizeIs(1));
   EXPECT_EQ(LayersFromSlices(result.recipe())[0].module, "");
-  EXPECT_EQ(LayersFromSlices(result.recipe())[0].layers, 8);
+  EXPECT_EQ(LayersText(LayersFromSlices(result.recipe())[0]), "0:0 0:1 0:2 0:3 1:2 1:3 1:4 1:5");
 }
 
 TEST(ExpandTest, SourcesOfASliceHaveTheirOwnNumbers) {
