@@ -339,8 +339,7 @@ void CountDigits(const T* numbers, int64_t n, const KeyDigit& digit, uint64_t* c
     // Few keys have the digits found before.
     uint8_t known_keys[kBlock] = {};
     for (int64_t i = 0; i < count; ++i) known_keys[i] = ((keys[i] ^ known) >> digit.shift) <= kMask;
-    ForMarked(known_keys, kBlock,
-              [&](int64_t i) { ++counters[(keys[i] >> digit.shift) & kMask]; });
+    ForMarked(known_keys, kBlock, [&](int64_t i) { ++counters[(keys[i] >> digit.shift) & kMask]; });
   }
 }
 

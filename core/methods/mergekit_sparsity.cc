@@ -247,9 +247,8 @@ class RankedRow {
     }
     members_.resize(places);
     MarkMembers(bins, wanted_.data(), n, marks_.data());
-    ForMarked(marks_.data(), static_cast<int64_t>(marks_.size()), [&](int64_t i) {
-      members_[places_[bins[i]]++] = {Bins::KeyOf(x[i]), i};
-    });
+    ForMarked(marks_.data(), static_cast<int64_t>(marks_.size()),
+              [&](int64_t i) { members_[places_[bins[i]]++] = {Bins::KeyOf(x[i]), i}; });
     for (const uint16_t bin : wanted_bins_) {
       const auto end = members_.begin() + static_cast<int64_t>(places_[bin]);
       const auto begin = end - bins_.sizes()[bin];

@@ -160,9 +160,8 @@ void Selection::CountIndices(int shift, const State& state, const Region& region
     const int64_t digit = (region.offset + first) >> shift;
     const int64_t end = std::min({first + kBlock, last, ((digit + 1) << shift) - region.offset});
     for (int64_t i = first; i < end; ++i) numbers[i - first] = value(i);
-    counters[digit & (kDigits - 1)] +=
-        CountEqual(numbers, region.counts == nullptr ? nullptr : region.counts + first,
-                   end - first, number);
+    counters[digit & (kDigits - 1)] += CountEqual(
+        numbers, region.counts == nullptr ? nullptr : region.counts + first, end - first, number);
     first = end;
   }
 }
