@@ -172,7 +172,8 @@ class Proxy:
     def _forward(self, line, headers, body, method):
         headers = {**headers, "connection": "close"}
         with socket.create_connection(self._server, timeout=60) as server:
-            server.sendall(self._bytes_of(line, headers) + body)
+            # A server may answer before it has read the body, and close: it is listened to meanwhile.
+            threading.Thread(target=self._send, args=(server, self._bytes_of(line, headers) + body), daemon=True).start()
             with server.makefile("rb") as stream:
                 while True:
                     status, answer_headers = self._head(stream)
@@ -190,6 +191,13 @@ class Proxy:
                     answer_headers["content-length"] = str(len(body))
         answer_headers.pop("connection", None)
         return status, answer_headers, body
+
+    @staticmethod
+    def _send(server, data):
+        try:
+            server.sendall(data)
+        except OSError:
+            pass
 
     @staticmethod
     def _chunks(stream):
