@@ -16,11 +16,7 @@ ORTHOMERGE_PER_CPU void AddMagnitudesAs(const T* __restrict x, int64_t count,
                                         double* __restrict lanes) {
   double sums[kLanes];  // on the stack, so that they are vectors
   std::copy_n(lanes, kLanes, sums);
-  int64_t start = 0;
-  for (; start + kLanes <= count; start += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::abs(x[start + lane]);
-  }
-  for (int64_t lane = 0; start + lane < count; ++lane) sums[lane] += std::abs(x[start + lane]);
+  ForLanes(count, [&](int64_t i, int64_t lane) { sums[lane] += std::abs(x[i]); });
   std::copy_n(sums, kLanes, lanes);
 }
 

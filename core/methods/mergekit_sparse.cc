@@ -108,7 +108,8 @@ class SparseProgram : public TensorProgram {
 
   int64_t working_bytes(int64_t elements) const override {
     const auto rows = static_cast<int64_t>(sparsity_.rows().size());
-    return (rows + 8) * elements + 2048 * rows + (sparsity_.by_row() ? 32 * ranked_ : 0);
+    return (rows + 8) * elements + 2048 * rows +
+           (sparsity_.by_row() ? 48 * ranked_ + (int64_t{64} << 10) : 0);
   }
   std::string description() const override {
     return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
