@@ -20,7 +20,7 @@ namespace orthomerge {
 namespace {
 
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
-constexpr int kPlanVersion = 3;
+constexpr int kPlanVersion = 4;
 
 int CpuCount() {
   cpu_set_t set;
