@@ -229,7 +229,8 @@ uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor) {
   for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
     if (TakesPart(tensor, round)) partial = std::max(partial, PartialBytes(plan, round, tensor));
   }
-  return bytes + bytes / 4 + partial + RegionBytes(tensor);
+  const auto held = static_cast<uint64_t>(tensor.program->held_bytes());
+  return bytes + bytes / 4 + std::max(partial, held) + RegionBytes(tensor);
 }
 
 absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
@@ -280,8 +281,12 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   memory.largest_tensor = demand.whole_name;
   memory.peak = Peak(demand, memory);
   // What is left goes to tensors that are solved in memory; those that do not fit are streamed.
-  const uint64_t left = options.memory_budget - memory.peak;
-  uint64_t largest = 0;
+  uint64_t left = options.memory_budget - memory.peak, largest = 0, kept = 0;
+  for (const PlanTensor& tensor : plan->tensors) {
+    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
+    kept += static_cast<uint64_t>(tensor.program->kept_bytes());
+  }
+  left -= std::min(left, kept);
   for (PlanTensor& tensor : plan->tensors) {
     if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
     const uint64_t bytes = SolveBytes(*plan, tensor);
@@ -289,7 +294,7 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
     if (!tensor.streamed) largest = std::max(largest, bytes);
   }
   memory.solve_pool = std::min(left, largest * static_cast<uint64_t>(memory.threads));
-  memory.peak += memory.solve_pool;
+  memory.peak += memory.solve_pool + (largest > 0 ? kept : 0);
   plan->memory = memory;
   return absl::OkStatus();
 }

@@ -21,6 +21,39 @@ uint64_t LargestSolve(const Plan& plan) {
 
 }  // namespace
 
+// A tensor that has been read, as its program sees it.
+class TensorSolver::Held : public HeldTensor {
+ public:
+  Held(const StageContext& context, const PlanTensor& tensor, std::vector<const char*> sources,
+       Stack* stack)
+      : context_(context), tensor_(tensor), sources_(std::move(sources)), stack_(*stack) {}
+
+  int64_t elements() const override { return tensor_.tensor.elements(); }
+
+  absl::Status Visit(int64_t begin, int64_t end,
+                     absl::FunctionRef<void(const Region&)> use) const override {
+    RETURN_IF_ERROR(context_.call.Check());
+    const int64_t granule = RegionGranule(tensor_);
+    const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
+    const int64_t last = std::min(elements(), (end + granule - 1) / granule * granule);
+    std::vector<const char*> at(sources_.size());
+    for (int64_t first = begin / granule * granule; first < last; first += block) {
+      for (size_t s = 0; s < at.size(); ++s) {
+        at[s] = sources_[s] + SourceBytes(tensor_, tensor_.sources[s], first);
+      }
+      use(stack_.Build(context_.plan, tensor_, first, std::min(block, last - first), at,
+                       StackUse::kReduce, nullptr));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const StageContext& context_;
+  const PlanTensor& tensor_;
+  const std::vector<const char*> sources_;
+  Stack& stack_;
+};
+
 class TensorSolver::Share {
  public:
   Share(TensorSolver* solver, uint64_t bytes) : solver_(solver), bytes_(bytes) {
@@ -81,38 +114,47 @@ absl::Status TensorSolver::Solve(const PlanTensor& tensor, Memory* memory) {
 absl::Status TensorSolver::SolveNow(const PlanTensor& tensor, Memory* memory) {
   const Plan& plan = context_.plan;
   const Share share(this, SolveBytes(plan, tensor));
-  const int64_t elements = tensor.tensor.elements(), leaf_elements = LeafElements(tensor);
   std::vector<const char*> sources;
-  RETURN_IF_ERROR(ReadSegment(context_.storage, plan, {tensor.tensor.index, 0, elements, 0},
-                              context_.call, context_.traffic, io_.get(), &memory->bytes,
-                              &sources));
+  RETURN_IF_ERROR(ReadSegment(context_.storage, plan,
+                              {tensor.tensor.index, 0, tensor.tensor.elements(), 0}, context_.call,
+                              context_.traffic, io_.get(), &memory->bytes, &sources));
   ASSIGN_OR_RETURN(const HeldSideData side, context_.side_data.Get(tensor));
   memory->stack.UseSideData(&side);
+  const Held held(context_, tensor, sources, &memory->stack);
   for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
     if (!TakesPart(tensor, round) || !tensor.program->needs_round(round, *solved_)) continue;
-    Reducer reducer(plan, round, *solved_, &memory->stack);
-    const int64_t width = PartialWidth(plan, round, tensor);
-    reducer.Reset(width);
-    std::vector<double> sums(reducer.exact() ? 0 : static_cast<size_t>(width), 0.0), leaf_sums;
-    std::vector<const char*> at = sources;
-    for (int64_t first = 0; first < elements; first += leaf_elements) {
-      RETURN_IF_ERROR(context_.call.Check());
-      const int64_t count = std::min(leaf_elements, elements - first);
-      reducer.Feed(tensor, first, count, at);
-      for (size_t s = 0; s < at.size(); ++s) {
-        at[s] += SourceBytes(tensor, tensor.sources[s], count);
-      }
-      if (reducer.exact()) continue;
-      leaf_sums.clear();
-      reducer.FinishLeaf(&leaf_sums);
-      for (size_t i = 0; i < sums.size(); ++i) sums[i] += leaf_sums[i];
-    }
-    absl::StatusOr<std::vector<double>> values =
-        tensor.program->SolveTensor(round, {sums, reducer.counters()}, *solved_);
+    absl::StatusOr<std::vector<double>> values = SolveRound(tensor, round, held, sources, memory);
     if (!values.ok()) return Annotate(values.status(), tensor.tensor.name);
     tensor.program->KeepSolved(round, tensor.tensor.index, *std::move(values), solved_);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<double>> TensorSolver::SolveRound(const PlanTensor& tensor, int round,
+                                                             const Held& held,
+                                                             std::vector<const char*> sources,
+                                                             Memory* memory) {
+  absl::StatusOr<std::vector<double>> values = tensor.program->SolveHeld(round, held, *solved_);
+  if (!values.ok() || !values->empty()) return values;
+  const Plan& plan = context_.plan;
+  const int64_t elements = tensor.tensor.elements(), leaf_elements = LeafElements(tensor);
+  Reducer reducer(plan, round, *solved_, &memory->stack);
+  const int64_t width = PartialWidth(plan, round, tensor);
+  reducer.Reset(width);
+  std::vector<double> sums(reducer.exact() ? 0 : static_cast<size_t>(width), 0.0), leaf_sums;
+  for (int64_t first = 0; first < elements; first += leaf_elements) {
+    RETURN_IF_ERROR(context_.call.Check());
+    const int64_t count = std::min(leaf_elements, elements - first);
+    reducer.Feed(tensor, first, count, sources);
+    for (size_t s = 0; s < sources.size(); ++s) {
+      sources[s] += SourceBytes(tensor, tensor.sources[s], count);
+    }
+    if (reducer.exact()) continue;
+    leaf_sums.clear();
+    reducer.FinishLeaf(&leaf_sums);
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += leaf_sums[i];
+  }
+  return tensor.program->SolveTensor(round, {sums, reducer.counters()}, *solved_);
 }
 
 }  // namespace orthomerge

@@ -35,8 +35,12 @@ class TensorSolver {
 
   // Memory for one tensor from the pool that all threads share.
   class Share;
+  class Held;
 
   absl::Status SolveNow(const PlanTensor& tensor, Memory* memory);
+  absl::StatusOr<std::vector<double>> SolveRound(const PlanTensor& tensor, int round,
+                                                 const Held& held, std::vector<const char*> sources,
+                                                 Memory* memory);
 
   const StageContext& context_;
   Solved* const solved_;

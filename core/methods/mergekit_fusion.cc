@@ -150,7 +150,11 @@ class Divergences {
 class FusionProgram : public TypedProgram<FusionProgram> {
  public:
   FusionProgram(const OutputTensor& tensor, const SelectionRounds& rounds, int first_round)
-      : length_(tensor.shape.empty() ? 1 : tensor.shape.back()),
+      : index_(tensor.index),
+        f64_(tensor.f64),
+        rows_(tensor.elements() / std::max<int64_t>(1, tensor.columns())),
+        first_round_(first_round),
+        length_(tensor.shape.empty() ? 1 : tensor.shape.back()),
         selection_(tensor, rounds, EqualNumbers::kAlike, first_round, 1, kQuantiles) {}
 
   Access access() const override { return Access::kRow; }
@@ -163,31 +167,41 @@ class FusionProgram : public TypedProgram<FusionProgram> {
   template <class T>
   void AccumulateAs(int round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
-    Divergences<T> divergences(length_);
     const auto importance = std::make_unique_for_overwrite<T[]>(region.elements);
-    for (int64_t first = 0; first < region.elements; first += length_) {
-      Weigh(region.row_as<T>(0) + first, region.base_as<T>() + first, divergences.Of(region, first),
-            length_, &importance[first]);
-    }
+    WeighRows(region, DivergencesOf<T>(region).data(), importance.get());
     selection_.Count(round, 0, region, [&](int64_t i) { return importance[i]; }, solved, partial);
   }
 
   absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
                                                   const Solved& solved) const override {
-    const auto position = [](size_t quantile, int64_t n) {
-      return (static_cast<int64_t>(quantile) + 1) * (n - 1) / 4;
-    };
-    return selection_.Solve(round, partial, position, solved);
+    return selection_.Solve(round, partial, PositionOf, solved);
   }
+
+  // Behind what the selection found: the divergences of all rows, unless they are many.
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                const Solved&) const override {
+    if (round != 0) return std::vector<double>();
+    return f64_ ? SolveHeldAs<double>(tensor) : SolveHeldAs<float>(tensor);
+  }
+  int64_t held_bytes() const override { return selection_.held_bytes() + 8 * rows_; }
+  int64_t kept_bytes() const override { return keeps_divergences() ? 8 * rows_ : 0; }
 
   template <class T>
   void EmitAs(const Region& region, const Solved& solved, T* out) const {
     const auto quantile = [&](size_t q) -> double { return selection_.Get<T>(q, solved).number; };
     const double threshold = quantile(1) + 1.5 * (quantile(2) - quantile(0));
-    Divergences<T> divergences(length_);
+    const std::vector<double>& found = solved.rounds[first_round_].tensors[index_];
+    std::vector<double> own;
+    const double* divergences;
+    if (found.size() > selection_.found_numbers()) {
+      divergences = &found[selection_.found_numbers()] + region.offset / length_;
+    } else {
+      own = DivergencesOf<T>(region);
+      divergences = own.data();
+    }
     for (int64_t first = 0; first < region.elements; first += length_) {
       TakeImportant(region.row_as<T>(0) + first, region.base_as<T>() + first,
-                    divergences.Of(region, first), threshold, length_, out + first);
+                    divergences[first / length_], threshold, length_, out + first);
     }
     if (region.counts == nullptr) return;
     const T *b = region.base_as<T>(), *x = region.row_as<T>(0);
@@ -201,7 +215,63 @@ class FusionProgram : public TypedProgram<FusionProgram> {
 
  private:
   static constexpr size_t kQuantiles = 3;
+  // Rows that are shorter take less to compute than to keep.
+  static constexpr int64_t kShortest = 64;
 
+  bool keeps_divergences() const { return length_ >= kShortest; }
+
+  static int64_t PositionOf(size_t quantile, int64_t n) {
+    return (static_cast<int64_t>(quantile) + 1) * (n - 1) / 4;
+  }
+
+  template <class T>
+  std::vector<double> DivergencesOf(const Region& region) const {
+    Divergences<T> divergences(length_);
+    std::vector<double> rows;
+    for (int64_t first = 0; first < region.elements; first += length_) {
+      rows.push_back(divergences.Of(region, first));
+    }
+    return rows;
+  }
+
+  template <class T>
+  void WeighRows(const Region& region, const double* divergences, T* importance) const {
+    for (int64_t first = 0; first < region.elements; first += length_) {
+      Weigh(region.row_as<T>(0) + first, region.base_as<T>() + first, divergences[first / length_],
+            length_, importance + first);
+    }
+  }
+
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeldAs(const HeldTensor& tensor) const {
+    std::vector<double> divergences;
+    divergences.reserve(static_cast<size_t>(rows_));
+    RETURN_IF_ERROR(tensor.Visit(0, tensor.elements(), [&](const Region& region) {
+      const std::vector<double> rows = DivergencesOf<T>(region);
+      divergences.insert(divergences.end(), rows.begin(), rows.end());
+    }));
+    std::vector<T> importance;
+    ASSIGN_OR_RETURN(std::vector<double> found,
+                     selection_.SolveHeld<T>(
+                         0, tensor,
+                         [&](const Region& region, Selection::UseNumbers<T> use) {
+                           importance.resize(static_cast<size_t>(region.elements));
+                           WeighRows(region,
+                                     &divergences[static_cast<size_t>(region.offset / length_)],
+                                     importance.data());
+                           use(0, region, importance.data());
+                         },
+                         PositionOf));
+    if (!found.empty() && keeps_divergences()) {
+      found.insert(found.end(), divergences.begin(), divergences.end());
+    }
+    return found;
+  }
+
+  const int index_;
+  const bool f64_;
+  const int64_t rows_;
+  const int first_round_;
   const int64_t length_;
   const Selection selection_;
 };

@@ -43,6 +43,7 @@ class SceProgram : public TypedProgram<SceProgram> {
   SceProgram(const OutputTensor& tensor, double topk, const SelectionRounds& rounds,
              int first_round)
       : index_(tensor.index),
+        f64_(tensor.f64),
         elements_(tensor.elements()),
         models_(static_cast<size_t>(tensor.models)),
         topk_(topk),
@@ -64,23 +65,25 @@ class SceProgram : public TypedProgram<SceProgram> {
   void AccumulateAs(int round, const Region& region, const Solved& solved,
                     Accumulator& partial) const {
     if (round == square_round_) return AddSquares<T>(region, solved, partial);
-    const auto n = static_cast<size_t>(region.elements);
-    const std::unique_ptr<T[]> variances = Variances<T>(region);
-    const auto varies = std::make_unique_for_overwrite<uint8_t[]>(n);
-    const bool all = MarkVarying(variances.get(), region.counts, n, varies.get());
-    Region varying = region;
-    varying.counts = all ? nullptr : varies.get();
-    selection_.Count(round, 0, varying, [&](int64_t i) { return variances[i]; }, solved, partial);
+    UseVarying<T>(region, [&](size_t row, const Region& varying, const T* variances) {
+      selection_.Count(
+          round, row, varying, [&](int64_t i) { return variances[i]; }, solved, partial);
+    });
   }
+
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                const Solved&) const override {
+    if (round == square_round_) return std::vector<double>();
+    return f64_ ? SolveHeldAs<double>(round, tensor) : SolveHeldAs<float>(round, tensor);
+  }
+  int64_t held_bytes() const override { return selects() ? selection_.held_bytes() : 0; }
 
   // Of the squares: the weights of the models.
   absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
                                                   const Solved& solved) const override {
     if (round != square_round_) {
-      const auto below = [this](size_t, int64_t n) {
-        return n - static_cast<int64_t>(static_cast<double>(n) * topk_);
-      };
-      return selection_.Solve(round, partial, below, solved);
+      return selection_.Solve(
+          round, partial, [this](size_t, int64_t n) { return Unselected(n); }, solved);
     }
     std::vector<double> weights;
     for (const double sum : partial.sums) weights.push_back(sum / static_cast<double>(elements_));
@@ -124,6 +127,30 @@ class SceProgram : public TypedProgram<SceProgram> {
 
  private:
   bool selects() const { return topk_ < 1; }
+  // Of n elements that vary.
+  int64_t Unselected(int64_t n) const {
+    return n - static_cast<int64_t>(static_cast<double>(n) * topk_);
+  }
+
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeldAs(int round, const HeldTensor& tensor) const {
+    return selection_.SolveHeld<T>(
+        round, tensor,
+        [this](const Region& region, Selection::UseNumbers<T> use) { UseVarying<T>(region, use); },
+        [this](size_t, int64_t n) { return Unselected(n); });
+  }
+
+  // Hands over the variances of a region, of which only those count that are not 0.
+  template <class T>
+  void UseVarying(const Region& region, Selection::UseNumbers<T> use) const {
+    const auto n = static_cast<size_t>(region.elements);
+    const std::unique_ptr<T[]> variances = Variances<T>(region);
+    const auto varies = std::make_unique_for_overwrite<uint8_t[]>(n);
+    const bool all = MarkVarying(variances.get(), region.counts, n, varies.get());
+    Region varying = region;
+    varying.counts = all ? nullptr : varies.get();
+    use(0, varying, variances.get());
+  }
 
   static constexpr int64_t kBlock = 256;
 
@@ -269,6 +296,7 @@ class SceProgram : public TypedProgram<SceProgram> {
   }
 
   const int index_;
+  const bool f64_;
   const int64_t elements_;
   const size_t models_;
   const double topk_;

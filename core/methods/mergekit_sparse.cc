@@ -15,6 +15,7 @@
 #include "core/methods/make.h"
 #include "core/methods/mergekit.h"
 #include "core/methods/mergekit_sparsity.h"
+#include "core/methods/typed_program.h"
 
 namespace orthomerge {
 namespace {
@@ -48,11 +49,56 @@ double TotalWeight(const std::vector<SparseRow>& rows) {
   return std::abs(total) < 1e-8 ? 1 : total;
 }
 
-class SparseProgram : public TensorProgram {
+// Rows are taken in blocks, which stay in the cache.
+constexpr int64_t kBlock = 256;
+
+// What is kept of a row's block; 0 for the rest.
+template <class T>
+ORTHOMERGE_PER_CPU void Take(const T* __restrict x, const uint8_t* __restrict keep, int64_t count,
+                             T* __restrict kept) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T own = x[i];
+    kept[i] = keep[i] != 0 ? own : T{0};
+  }
+}
+
+// The blocks of kRows rows at a time, so that sums stay in registers.
+template <int kRows, class T>
+ORTHOMERGE_PER_CPU void Add(const T* __restrict kept, const double* c, int64_t count,
+                            double* __restrict sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    double sum = sums[i];
+    for (int r = 0; r < kRows; ++r) sum += c[r] * kept[r * kBlock + i];
+    sums[i] = sum;
+  }
+}
+
+// Only entries with the elected sign, which is 1 or -1; their models' weights, too.
+template <int kRows, class T>
+ORTHOMERGE_PER_CPU void AddElected(const T* __restrict kept, const double* c, const double* weights,
+                                   int64_t count, const double* __restrict signs,
+                                   double* __restrict sums, double* __restrict weight_sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double sign = signs[i];
+    double sum = sums[i], weight = weight_sums[i];
+    for (int r = 0; r < kRows; ++r) {
+      const double with_vote = sign * (c[r] * kept[r * kBlock + i]);
+      // Products, so that GCC makes vectors of the loop.
+      const double elected = with_vote > 0 ? 1.0 : 0.0;
+      sum += sign * std::max(0.0, with_vote);
+      weight += elected * weights[r];
+    }
+    sums[i] = sum;
+    weight_sums[i] = weight;
+  }
+}
+
+class SparseProgram : public TypedProgram<SparseProgram> {
  public:
   SparseProgram(const OutputTensor& tensor, const Settings& settings, Sparsity sparsity,
                 int norm_round, int first_round)
       : index_(tensor.index),
+        f64_(tensor.f64),
         ranked_(tensor.shape.size() < 2 ? tensor.elements() : tensor.shape[1]),
         settings_(settings),
         sparsity_(std::move(sparsity)),
@@ -75,15 +121,6 @@ class SparseProgram : public TensorProgram {
                                 : sparsity_.selection().width();
   }
 
-  void Accumulate(int round, const Region& region, const Solved& solved,
-                  Accumulator& partial) const override {
-    if (region.f64) {
-      AccumulateAs<double>(round, region, solved, partial);
-    } else {
-      AccumulateAs<float>(round, region, solved, partial);
-    }
-  }
-
   // Of the norms: what multiplies each row; 1 for tiny ones.
   absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
                                                   const Solved& solved) const override {
@@ -96,31 +133,18 @@ class SparseProgram : public TensorProgram {
     return ratios;
   }
 
-  absl::Status Emit(const Region& region, const Solved& solved,
-                    absl::Span<void* const> sinks) const override {
-    if (region.f64) {
-      EmitAs(region, solved, static_cast<double*>(sinks[0]));
-    } else {
-      EmitAs(region, solved, static_cast<float*>(sinks[0]));
-    }
-    return absl::OkStatus();
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                const Solved&) const override {
+    if (round == norm_round_) return std::vector<double>();
+    return f64_ ? sparsity_.SolveHeld<double>(round, tensor)
+                : sparsity_.SolveHeld<float>(round, tensor);
   }
+  int64_t held_bytes() const override { return sparsity_.selection().held_bytes(); }
 
-  int64_t working_bytes(int64_t elements) const override {
-    const auto rows = static_cast<int64_t>(sparsity_.rows().size());
-    return (rows + 8) * elements + 2048 * rows +
-           (sparsity_.by_row() ? 48 * ranked_ + (int64_t{64} << 10) : 0);
-  }
-  std::string description() const override {
-    return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
-  }
-
- private:
   template <class T>
   ORTHOMERGE_PER_CPU void AccumulateAs(int round, const Region& region, const Solved& solved,
                                        Accumulator& partial) const {
     if (round != norm_round_) return sparsity_.Count<T>(round, region, solved, partial);
-    constexpr int64_t kBlock = 512;
     std::vector<uint8_t> keep;
     T kept[kBlock];
     for (size_t k = 0; k < sparsity_.rows().size(); ++k) {
@@ -139,57 +163,63 @@ class SparseProgram : public TensorProgram {
 
   template <class T>
   ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
-    constexpr int64_t kBlock = 256;
-    double vote[kBlock], sum[kBlock], weight[kBlock];
+    double vote[kBlock], elected[kBlock], weight[kBlock];
     const size_t models = sparsity_.rows().size();
     std::vector<std::vector<uint8_t>> keep(models);
     for (size_t k = 0; k < models; ++k) sparsity_.Keep<T>(region, k, solved, &keep[k]);
     const std::vector<double> c = Factors(solved);
+    std::vector<double> weights;
+    for (const SparseRow& row : sparsity_.rows()) weights.push_back(row.weight);
     const double total = TotalWeight(sparsity_.rows()), lambda = settings_.lambda;
-    std::vector<double> entries(models * kBlock);
+    std::vector<T> kept(models * kBlock);
     for (int64_t start = 0; start < region.elements; start += kBlock) {
       const int64_t count = std::min(kBlock, region.elements - start);
-      std::fill_n(vote, count, 0.0);
       for (size_t k = 0; k < models; ++k) {
-        const T* x = region.row_as<T>(k) + start;
-        const uint8_t* kept = &keep[k][start];
-        double* entry = &entries[k * kBlock];
-        const double factor = c[k];
-        for (int64_t i = 0; i < count; ++i) {
-          const double scaled = factor * x[i];
-          entry[i] = kept[i] != 0 ? scaled : 0.0;
-        }
-        for (int64_t i = 0; i < count; ++i) vote[i] += entry[i];
+        Take(region.row_as<T>(k) + start, &keep[k][start], count, &kept[k * kBlock]);
       }
-      std::copy_n(vote, count, sum);
-      std::fill_n(weight, count, total);
+      std::fill_n(vote, count, 0.0);
+      size_t k = 0;
+      for (; k + 4 <= models; k += 4) Add<4>(&kept[k * kBlock], &c[k], count, vote);
+      for (; k < models; ++k) Add<1>(&kept[k * kBlock], &c[k], count, vote);
+      const double* sum = vote;
+      std::fill_n(weight, count, settings_.elects ? 0.0 : total);
       if (settings_.elects) {
-        std::fill_n(sum, count, 0.0);
-        std::fill_n(weight, count, 0.0);
-        for (size_t k = 0; k < models; ++k) {
-          const double* entry = &entries[k * kBlock];
-          const double own_weight = sparsity_.rows()[k].weight;
-          for (int64_t i = 0; i < count; ++i) {
-            const double with_vote = vote[i] >= 0 ? entry[i] : -entry[i];
-            sum[i] += with_vote > 0 ? entry[i] : 0.0;
-            weight[i] += with_vote > 0 ? own_weight : 0.0;
-          }
+        for (int64_t i = 0; i < count; ++i) vote[i] = vote[i] >= 0 ? 1.0 : -1.0;
+        std::fill_n(elected, count, 0.0);
+        for (k = 0; k + 4 <= models; k += 4) {
+          AddElected<4>(&kept[k * kBlock], &c[k], &weights[k], count, vote, elected, weight);
         }
+        for (; k < models; ++k) {
+          AddElected<1>(&kept[k * kBlock], &c[k], &weights[k], count, vote, elected, weight);
+        }
+        sum = elected;
       }
+      const T* base = region.base_as<T>() + start;
+      T* merged = out + start;
       if (settings_.normalize) {
         for (int64_t i = 0; i < count; ++i) {
           // Weights that cancel out, as far as float64 can tell, divide by nothing.
           const double quotient = sum[i] / weight[i];
-          sum[i] = std::abs(weight[i]) > 1e-12 ? quotient : sum[i];
+          const double mean = std::abs(weight[i]) > 1e-12 ? quotient : sum[i];
+          merged[i] = static_cast<T>(base[i] + lambda * mean);
         }
+      } else {
+        for (int64_t i = 0; i < count; ++i) merged[i] = static_cast<T>(base[i] + lambda * sum[i]);
       }
-      const T* base = region.base_as<T>() + start;
-      T* merged = out + start;
-      for (int64_t i = 0; i < count; ++i) merged[i] = static_cast<T>(base[i] + lambda * sum[i]);
     }
     CarryNonFinite(region, out);
   }
 
+  int64_t working_bytes(int64_t elements) const override {
+    const auto rows = static_cast<int64_t>(sparsity_.rows().size());
+    return (rows + 8) * elements + 2048 * rows +
+           (sparsity_.by_row() ? 48 * ranked_ + (int64_t{64} << 10) : 0);
+  }
+  std::string description() const override {
+    return settings_.elects ? "made sparse, sign elected, added" : "made sparse, added";
+  }
+
+ private:
   // What multiplies the kept entries of each row.
   std::vector<double> Factors(const Solved& solved) const {
     std::vector<double> c;
@@ -204,6 +234,7 @@ class SparseProgram : public TensorProgram {
   }
 
   const int index_;
+  const bool f64_;
   const int64_t ranked_;  // elements that Sparsity ranks at once
   const Settings settings_;
   const Sparsity sparsity_;
@@ -277,13 +308,13 @@ class SparseMethod : public Method {
         row.epsilon = parameters.NumberOfRow(k, "epsilon");
         // A negative epsilon has the ends the other way round.
         const double first = row.density - row.epsilon, last = row.density + row.epsilon;
-        if (row.kept == SparseRow::kSome && (last >= 1 || first <= 0 || last < 0 || first > 1)) {
+        if (row.kept == SparseRow::kSome && (first <= 0 || first > 1 || last <= 0 || last >= 1)) {
           return TensorError(
               Reason::kOutOfRange, tensor,
               absl::StrCat("density ", row.density, " and epsilon ", row.epsilon, " of model ",
                            k + 1,
-                           " go beyond 0 and 1; density - epsilon must be above 0 and "
-                           "density + epsilon below 1 (or density 1: keep all)"));
+                           " do not go together: density - epsilon and density + epsilon must lie "
+                           "between 0 and 1 (or density 1: keep all)"));
         }
       }
       rows.push_back(row);

@@ -15,13 +15,24 @@ namespace {
 
 // int(x n), as mergekit counts.
 int64_t Share(double x, int64_t n) {
-  return std::clamp<int64_t>(static_cast<int64_t>(x * static_cast<double>(n)), 0, n);
+  return static_cast<int64_t>(std::clamp(x, 0.0, 1.0) * static_cast<double>(n));
 }
 
 // marks[i] = whether bits[i] are at most `last`.
 ORTHOMERGE_PER_CPU void MarkUpTo(const uint32_t* __restrict bits, uint32_t last, int64_t n,
                                  uint8_t* __restrict marks) {
   for (int64_t i = 0; i < n; ++i) marks[i] = bits[i] <= last;
+}
+
+template <class T>
+ORTHOMERGE_PER_CPU void Magnitudes(const T* __restrict x, int64_t n, T* __restrict magnitudes) {
+  for (int64_t i = 0; i < n; ++i) magnitudes[i] = std::abs(x[i]);
+}
+
+// Takes away the marks of `others`.
+ORTHOMERGE_PER_CPU void Unmark(const uint8_t* __restrict others, int64_t n,
+                               uint8_t* __restrict marks) {
+  for (int64_t i = 0; i < n; ++i) marks[i] &= static_cast<uint8_t>(others[i] ^ 1);
 }
 
 }  // namespace
@@ -85,6 +96,21 @@ std::vector<double> Sparsity::Solve(int round, const TensorPartial& partial,
 }
 
 template <class T>
+absl::StatusOr<std::vector<double>> Sparsity::SolveHeld(int round, const HeldTensor& tensor) const {
+  std::vector<T> magnitudes;
+  return selection_.SolveHeld<T>(
+      round, tensor,
+      [&](const Region& region, Selection::UseNumbers<T> use) {
+        magnitudes.resize(static_cast<size_t>(region.elements));
+        for (size_t row = 0; row < cut_rows_.size(); ++row) {
+          Magnitudes(region.row_as<T>(cut_rows_[row]), region.elements, magnitudes.data());
+          use(row, region, magnitudes.data());
+        }
+      },
+      [this](size_t cut, int64_t n) { return BelowCut(cut, n); });
+}
+
+template <class T>
 void Sparsity::Keep(const Region& region, size_t k, const Solved& solved,
                     std::vector<uint8_t>* keep) const {
   const SparseRow& row = rows_[k];
@@ -106,9 +132,8 @@ void Sparsity::Keep(const Region& region, size_t k, const Solved& solved,
 template <class T>
 void Sparsity::KeepBetweenCuts(const Region& region, size_t k, const Solved& solved,
                                std::vector<uint8_t>* keep) const {
-  const T* x = region.row_as<T>(k);
   std::vector<T> magnitudes(keep->size());
-  for (size_t i = 0; i < magnitudes.size(); ++i) magnitudes[i] = std::abs(x[i]);
+  Magnitudes(region.row_as<T>(k), region.elements, magnitudes.data());
   const size_t row =
       static_cast<size_t>(std::find(cut_rows_.begin(), cut_rows_.end(), k) - cut_rows_.begin());
   const size_t cut = row * cuts_per_row();
@@ -118,7 +143,7 @@ void Sparsity::KeepBetweenCuts(const Region& region, size_t k, const Solved& sol
   std::vector<uint8_t> outlier(keep->size());
   selection_.Get<T>(cut + 1, solved)
       .Mark(magnitudes.data(), region.offset, region.elements, outlier.data());
-  for (size_t i = 0; i < outlier.size(); ++i) (*keep)[i] &= static_cast<uint8_t>(outlier[i] ^ 1);
+  Unmark(outlier.data(), region.elements, keep->data());
 }
 
 namespace {
@@ -326,6 +351,10 @@ void Sparsity::KeepByRank(const Region& region, size_t k, std::vector<uint8_t>* 
 
 template void Sparsity::Count<float>(int, const Region&, const Solved&, Accumulator&) const;
 template void Sparsity::Count<double>(int, const Region&, const Solved&, Accumulator&) const;
+template absl::StatusOr<std::vector<double>> Sparsity::SolveHeld<float>(int,
+                                                                        const HeldTensor&) const;
+template absl::StatusOr<std::vector<double>> Sparsity::SolveHeld<double>(int,
+                                                                         const HeldTensor&) const;
 template void Sparsity::Keep<float>(const Region&, size_t, const Solved&,
                                     std::vector<uint8_t>*) const;
 template void Sparsity::Keep<double>(const Region&, size_t, const Solved&,

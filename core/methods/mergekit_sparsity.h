@@ -39,6 +39,8 @@ class Sparsity {
   template <class T>
   void Count(int round, const Region& region, const Solved& solved, Accumulator& partial) const;
   std::vector<double> Solve(int round, const TensorPartial& partial, const Solved& solved) const;
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor) const;
 
   // 1 for the elements of row k that stay, else 0. Those that do not count get anything.
   template <class T>

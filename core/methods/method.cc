@@ -26,6 +26,11 @@ absl::StatusOr<std::vector<double>> TensorProgram::SolveTensor(int, const Tensor
   return MakeError(Reason::kInternal, "this program solves no tensor by itself");
 }
 
+absl::StatusOr<std::vector<double>> TensorProgram::SolveHeld(int, const HeldTensor&,
+                                                             const Solved&) const {
+  return std::vector<double>();
+}
+
 void TensorProgram::KeepSolved(int round, int tensor, std::vector<double> values,
                                Solved* solved) const {
   solved->rounds[round].tensors[tensor] = std::move(values);

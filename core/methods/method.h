@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/metric_series.h"
@@ -103,6 +104,17 @@ struct Folded {
   std::vector<uint64_t> counters;
 };
 
+// A tensor whose sources are all in memory.
+class HeldTensor {
+ public:
+  virtual ~HeldTensor() = default;
+  virtual int64_t elements() const = 0;
+  // Calls use(region) with regions as for Accumulate that have the elements from `begin` to `end`,
+  // in order: granules (rows, say) are never cut, so that there may be more around them.
+  virtual absl::Status Visit(int64_t begin, int64_t end,
+                             absl::FunctionRef<void(const Region&)> use) const = 0;
+};
+
 // What solving the rounds gave; small. Programs read it, each method knows its own layout.
 struct Solved {
   struct Values {
@@ -159,6 +171,13 @@ class TensorProgram {
   // empty for a round that was not needed.
   virtual absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
                                                           const Solved& solved) const;
+  // Of a tensor that is solved in memory: what SolveTensor would return, or something that tells
+  // the same to this program, found without counting the whole tensor. Empty: count it.
+  virtual absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                        const Solved& solved) const;
+  // Bytes that this needs, and those of what it returns, if that grows with the tensor.
+  virtual int64_t held_bytes() const { return 0; }
+  virtual int64_t kept_bytes() const { return 0; }
   // Puts what SolveTensor returned into `solved`, for tensor number `tensor`. Here `round` is the
   // engine's: it counts from 0 in Solved.
   virtual void KeepSolved(int round, int tensor, std::vector<double> values, Solved* solved) const;

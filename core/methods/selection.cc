@@ -9,7 +9,7 @@
 namespace orthomerge {
 namespace {
 
-constexpr size_t kValues = 5;  // numbers per cut in Solved, see Selection::Before
+constexpr size_t kValues = 6;  // numbers per cut in Solved, see Selection::Before
 
 int IndexDigits(const OutputTensor& tensor, EqualNumbers equal) {
   if (equal == EqualNumbers::kAlike) return 0;
@@ -67,6 +67,7 @@ void SelectionRounds::AddTo(std::vector<Round>* rounds) const {
 Selection::Selection(const OutputTensor& tensor, const SelectionRounds& rounds, EqualNumbers equal,
                      int first_round, size_t rows, size_t each)
     : tensor_(tensor.index),
+      elements_(tensor.elements()),
       rounds_(rounds),
       equal_(equal),
       first_round_(first_round),
@@ -114,6 +115,7 @@ Selection::State Selection::Before(int round, const Solved& solved, size_t cut) 
     state.number = (static_cast<uint64_t>(values[1]) << 32) | static_cast<uint64_t>(values[2]);
     state.index = static_cast<int64_t>(values[3]);
     state.rank = static_cast<int64_t>(values[4]);
+    state.found = values[5] != 0;
     return state;
   }
   return {};
@@ -153,12 +155,18 @@ std::vector<double> Selection::Solve(int round, const TensorPartial& partial,
         state.index |= static_cast<int64_t>(digit << Shift(round));
       }
     }
-    values.insert(values.end(),
-                  {static_cast<double>(state.kind), static_cast<double>(state.number >> 32),
-                   static_cast<double>(state.number & 0xffffffffu),
-                   static_cast<double>(state.index), static_cast<double>(state.rank)});
+    Append(state, &values);
   }
   return values;
+}
+
+size_t Selection::found_numbers() const { return kValues * cuts_; }
+
+void Selection::Append(const State& state, std::vector<double>* values) {
+  values->insert(values->end(),
+                 {static_cast<double>(state.kind), static_cast<double>(state.number >> 32),
+                  static_cast<double>(state.number & 0xffffffffu), static_cast<double>(state.index),
+                  static_cast<double>(state.rank), state.found ? 1.0 : 0.0});
 }
 
 template <class T>

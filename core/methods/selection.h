@@ -6,10 +6,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
-#include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "core/methods/counting.h"
 
 namespace orthomerge {
@@ -76,7 +75,25 @@ class Selection {
   template <class T>
   Cut<T> Get(size_t cut, const Solved& solved) const;
 
+  // As a TensorProgram's. A sample tells between which numbers each cut falls; the others are only
+  // counted. `numbers_of` hands the numbers of every row's elements to `use`, with a region whose
+  // `counts` tells which of them count.
+  template <class T>
+  using UseNumbers = absl::FunctionRef<void(size_t row, const Region& region, const T* numbers)>;
+  template <class T>
+  using NumbersOf = absl::FunctionRef<void(const Region& region, UseNumbers<T> use)>;
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                NumbersOf<T> numbers_of,
+                                                const BelowOf& below_of) const;
+  int64_t held_bytes() const;
+  // Numbers that Solve and SolveHeld return.
+  size_t found_numbers() const;
+
  private:
+  template <class T>
+  class Brackets;
+
   // What is known of a cut after some rounds.
   struct State {
     enum Kind {
@@ -88,6 +105,7 @@ class Selection {
     uint64_t number = 0;  // key of the number; trailing digits are 0 until they are found
     int64_t index = 0;    // likewise
     int64_t rank = 0;     // from 0, among the elements that have the digits found so far
+    bool found = false;   // all digits are
   };
 
   // How many of n numbers that count are `number`.
@@ -103,11 +121,13 @@ class Selection {
   // Bits below the digit that a round counts.
   int Shift(int round) const;
   State Before(int round, const Solved& solved, size_t cut) const;
+  static void Append(const State& state, std::vector<double>* values);
   bool IsOpen(int round, const State& state) const {
-    return state.kind == (counts_numbers(round) ? State::kNumber : State::kIndex);
+    return !state.found && state.kind == (counts_numbers(round) ? State::kNumber : State::kIndex);
   }
 
   const int tensor_;
+  const int64_t elements_;
   const SelectionRounds rounds_;
   const EqualNumbers equal_;
   const int first_round_;

@@ -174,6 +174,30 @@ TEST_F(TensorRoundsTest, InMemoryAndStreamedGiveTheSame) {
   EXPECT_TRUE(all_streamed);
 }
 
+// Selections that find their thresholds otherwise where they have the whole tensor.
+TEST_F(TensorRoundsTest, ThresholdsAreThoseOfCounting) {
+  const std::vector<std::pair<std::string, ParameterMap>> methods = {
+      {"mergekit.ties", {{"density", 0.3}}},
+      {"mergekit.breadcrumbs", {{"density", 0.5}, {"gamma", 0.2}}},
+      {"mergekit.sce", {{"select_topk", 0.4}}},
+      {"mergekit.arcee_fusion", {}}};
+  for (const auto& [method, parameters] : methods) {
+    const int models = method == "mergekit.arcee_fusion" ? 1 : 2;
+    const Recipe recipe = MakeRecipe(method, models, parameters);
+    std::filesystem::remove_all(Path("out"));
+    EXPECT_TRUE(PlanOf(recipe)->passes().empty());
+    Run(recipe);
+    const auto want = ModelFiles(Path("out"));
+    EngineOptions tight;
+    tight.threads = 2;
+    tight.memory_budget = PlanOf(recipe, tight)->memory.smallest;
+    std::filesystem::remove_all(Path("out"));
+    EXPECT_FALSE(PlanOf(recipe, tight)->passes().empty());
+    Run(recipe, tight);
+    EXPECT_TRUE(ModelFiles(Path("out")) == want) << method;
+  }
+}
+
 // A run is stopped at every operation and goes on with another budget, so that what is streamed and
 // what is solved in memory change places.
 TEST_F(TensorRoundsTest, StoppedAndResumedWithAnotherBudget) {

@@ -410,9 +410,11 @@ TEST(MergekitEdges, FaultsNameTheTensor) {
     ExpectFault(Fault(method, {}, 2, true, {{"density", 0.9}}), Reason::kOutOfRange,
                 "density 0.9 and epsilon 0.15 of model 1");
     ExpectFault(Fault(method, {}, 2, true, {{"density", 0.1}, {"epsilon", 0.1}}),
-                Reason::kOutOfRange, "must be above 0");
+                Reason::kOutOfRange, "must lie between 0 and 1");
     ExpectFault(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.6}}),
                 Reason::kOutOfRange, "density 0.5 and epsilon -0.6 of model 1");
+    ExpectFault(Fault(method, {}, 2, true, {{"density", 0.25}, {"epsilon", -0.25}}),
+                Reason::kOutOfRange, "density 0.25 and epsilon -0.25 of model 1");
     EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}, {"epsilon", -0.4}}).ok());
     EXPECT_TRUE(Fault(method, {}, 2, true, {{"density", 0.5}}).ok());
   }

@@ -2,6 +2,7 @@
 #include "core/methods/selection.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -128,6 +129,178 @@ TEST(Selection, NumbersAtARank) {
     const std::vector<bool> above = Above(values, rounds, EqualNumbers::kAlike, rank, 2, &needed);
     for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(above[i], values[i] >= sorted[rank]);
   }
+}
+
+// Numbers that stand in for a tensor in memory.
+template <class T>
+class HeldNumbers : public HeldTensor {
+ public:
+  HeldNumbers(const std::vector<T>& values, int64_t granule) : values_(values), granule_(granule) {}
+
+  int64_t elements() const override { return std::ssize(values_); }
+  absl::Status Visit(int64_t begin, int64_t end,
+                     absl::FunctionRef<void(const Region&)> use) const override {
+    visited_ += end - begin;
+    const int64_t last = std::min(elements(), (end + granule_ - 1) / granule_ * granule_);
+    const int64_t block = std::max<int64_t>(2048 / granule_, 1) * granule_;
+    for (int64_t first = begin / granule_ * granule_; first < last; first += block) {
+      Region region;
+      region.offset = first;
+      region.elements = std::min(block, last - first);
+      use(region);
+    }
+    return absl::OkStatus();
+  }
+  int64_t visited() const { return visited_; }
+
+ private:
+  const std::vector<T>& values_;
+  const int64_t granule_;
+  mutable int64_t visited_ = 0;
+};
+
+// Which elements are above each of two cuts of the same numbers; empty where nothing is found.
+// Elements whose `counts` is 0 do not count.
+template <class T>
+std::vector<std::vector<uint8_t>> HeldAbove(const std::vector<T>& values, EqualNumbers equal,
+                                            std::array<int64_t, 2> below, int64_t granule,
+                                            const std::vector<uint8_t>& counts = {}) {
+  const OutputTensor tensor = TensorOf(std::ssize(values), sizeof(T) == sizeof(double));
+  const SelectionRounds rounds({&tensor, 1}, equal);
+  const Selection selection(tensor, rounds, equal, 0, 1, 2);
+  const HeldNumbers<T> held(values, granule);
+  Solved solved;
+  solved.rounds.resize(static_cast<size_t>(rounds.count()));
+  for (Solved::Values& round : solved.rounds) round.tensors.resize(1);
+  const auto found = selection.SolveHeld<T>(
+      0, held,
+      [&](const Region& region, Selection::UseNumbers<T> use) {
+        Region own = region;
+        own.counts = counts.empty() ? nullptr : &counts[region.offset];
+        use(0, own, &values[region.offset]);
+      },
+      [&](size_t cut, int64_t) { return below[cut]; });
+  EXPECT_TRUE(found.ok());
+  // A pass, its sample and a region for each index.
+  EXPECT_LE(held.visited(), 2 * held.elements() + 4 * (granule + 2048));
+  if (!found.ok() || found->empty()) return {};
+  EXPECT_EQ(found->size(), selection.found_numbers());
+  solved.rounds[0].tensors[0] = *found;
+  for (int round = 1; round < rounds.count(); ++round) {
+    EXPECT_FALSE(selection.needs_round(round, solved));
+  }
+  std::vector<std::vector<uint8_t>> above(2, std::vector<uint8_t>(values.size()));
+  for (size_t cut = 0; cut < 2; ++cut) {
+    selection.Get<T>(cut, solved).Mark(values.data(), 0, held.elements(), above[cut].data());
+  }
+  return above;
+}
+
+template <class T>
+void ExpectHeldSorted(const std::vector<T>& values, int64_t granule) {
+  const auto n = std::ssize(values);
+  for (const EqualNumbers equal : {EqualNumbers::kByIndex, EqualNumbers::kByFallingIndex}) {
+    for (const std::array<int64_t, 2> below :
+         {std::array{int64_t{0}, n}, std::array{int64_t{1}, n - 1}, std::array{n / 10, n / 3},
+          std::array{n / 2 + 1, n * 9 / 10}}) {
+      const auto above = HeldAbove(values, equal, below, granule);
+      ASSERT_EQ(above.size(), 2u);
+      for (size_t cut = 0; cut < 2; ++cut) {
+        const std::vector<bool> want = SortedAbove(values, equal, below[cut]);
+        EXPECT_TRUE(std::equal(want.begin(), want.end(), above[cut].begin()))
+            << below[cut] << " of " << n;
+      }
+    }
+  }
+}
+
+TEST(Selection, OfATensorInMemory) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (const size_t n : {1u, 2u, 1000u, 32768u, 32769u, 200'003u, 1'000'000u}) {
+    std::vector<float> values(n);
+    std::generate(values.begin(), values.end(), [&] { return normal(random); });
+    ExpectHeldSorted(values, 1);
+    ExpectHeldSorted(std::vector<double>(values.begin(), values.end()), 512);
+  }
+}
+
+TEST(Selection, OfATensorInMemoryWithFewNumbers) {
+  std::mt19937 random(4);
+  for (const int different : {1, 2, 5, 300}) {
+    std::vector<float> values(300'000);
+    for (float& x : values) {
+      x = static_cast<float>(static_cast<int>(random() % different) - different / 2) / 4;
+    }
+    ExpectHeldSorted(values, 700);
+  }
+}
+
+TEST(Selection, WhatDoesNotCountIsNoPartOfATensorInMemory) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(100'000), counted;
+  std::vector<uint8_t> counts(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    counts[i] = random() % 3 != 0;
+    // Of those that do not count all are small, and one is no number.
+    values[i] = counts[i] != 0 ? normal(random) : -100 - normal(random);
+    if (counts[i] != 0) counted.push_back(values[i]);
+  }
+  values[static_cast<size_t>(std::find(counts.begin(), counts.end(), 0) - counts.begin())] = NAN;
+  const auto n = std::ssize(counted);
+  const auto above = HeldAbove(values, EqualNumbers::kByIndex, {n / 4, n / 2}, 1, counts);
+  ASSERT_EQ(above.size(), 2u);
+  for (size_t cut = 0; cut < 2; ++cut) {
+    const std::vector<bool> want =
+        SortedAbove(counted, EqualNumbers::kByIndex, n / (cut == 0 ? 4 : 2));
+    std::vector<bool> got;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (counts[i] != 0) got.push_back(above[cut][i] != 0);
+    }
+    EXPECT_EQ(got, want);
+  }
+}
+
+// What the sample cannot tell is left to the rounds, never guessed.
+TEST(Selection, NothingIsFoundWhereASampleMisleads) {
+  std::vector<float> values(1'000'000);
+  std::iota(values.begin(), values.end(), 0.0f);
+  values[500'000] = NAN;
+  EXPECT_TRUE(HeldAbove(values, EqualNumbers::kByIndex, {10, 20}, 1).empty());
+  // Far more numbers near the cut than anywhere in the sample: a run of them that it steps over.
+  std::vector<bool> sampled(values.size());
+  class Spy : public HeldNumbers<float> {
+   public:
+    Spy(const std::vector<float>& values, std::vector<bool>* seen)
+        : HeldNumbers(values, 1), seen_(*seen) {}
+    absl::Status Visit(int64_t begin, int64_t end,
+                       absl::FunctionRef<void(const Region&)> use) const override {
+      if (end - begin < elements()) std::fill(seen_.begin() + begin, seen_.begin() + end, true);
+      return HeldNumbers::Visit(begin, end, use);
+    }
+
+   private:
+    std::vector<bool>& seen_;
+  };
+  const OutputTensor tensor = TensorOf(std::ssize(values), false);
+  const SelectionRounds rounds({&tensor, 1}, EqualNumbers::kByIndex);
+  const Selection selection(tensor, rounds, EqualNumbers::kByIndex, 0, 1);
+  const auto solve = [&] {
+    const Spy held(values, &sampled);
+    return selection.SolveHeld<float>(
+        0, held,
+        [&](const Region& region, Selection::UseNumbers<float> use) {
+          use(0, region, &values[region.offset]);
+        },
+        [](size_t, int64_t count) { return count / 2; });
+  };
+  std::iota(values.begin(), values.end(), 0.0f);
+  ASSERT_TRUE(solve().ok());
+  EXPECT_FALSE(solve()->empty());
+  for (size_t i = 0; i < values.size(); ++i) values[i] += sampled[i] ? 2e6f : 0.0f;
+  ASSERT_TRUE(solve().ok());
+  EXPECT_TRUE(solve()->empty());
 }
 
 }  // namespace

@@ -1,0 +1,299 @@
+// Cuts of a tensor that is in memory. A sample tells two numbers between which a cut most likely
+// falls. One pass over the tensor counts what is below them and equal to either, and gathers the
+// few numbers between; it is found among these. Nothing is found where the sample misled or too
+// many numbers lie between: then the rounds do it.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/math/marked.h"
+#include "core/math/ordered_key.h"
+#include "core/math/per_cpu.h"
+#include "core/methods/selection.h"
+
+namespace orthomerge {
+namespace {
+
+// Runs of elements that a sample is made of, so short that they tell little of each other.
+constexpr int64_t kRun = 32;
+constexpr int64_t kMinSample = 4096, kMaxSample = 32768;
+// Of the numbers of a larger tensor, at most 1 / kGathered may lie between.
+constexpr int64_t kGathered = 16;
+// How far from the wanted rank a sample's numbers are sought, in standard deviations of independent
+// ones; neighbours are not.
+constexpr double kDeviations = 6;
+
+int64_t MostGathered(int64_t elements) {
+  return std::min(elements, std::max(kMaxSample, elements / kGathered));
+}
+
+struct Tally {
+  uint32_t below = 0, at_low = 0, at_high = 0;
+};
+
+// Compares n numbers with `low` and `high`; inside[i] = whether x[i] is between.
+template <class T>
+ORTHOMERGE_PER_CPU Tally Place(const T* __restrict x, int64_t n, T low, T high,
+                               uint8_t* __restrict inside) {
+  Tally tally;
+  for (int64_t i = 0; i < n; ++i) {
+    tally.below += x[i] < low ? 1 : 0;
+    tally.at_low += x[i] == low ? 1 : 0;
+    tally.at_high += x[i] == high ? 1 : 0;
+  }
+  for (int64_t i = 0; i < n; ++i) inside[i] = (x[i] > low) & (x[i] < high);
+  return tally;
+}
+
+template <class T>
+ORTHOMERGE_PER_CPU uint32_t CountNaN(const T* x, int64_t n) {
+  uint32_t count = 0;
+  for (int64_t i = 0; i < n; ++i) count += x[i] != x[i] ? 1 : 0;
+  return count;
+}
+
+}  // namespace
+
+// What one pass finds out about all cuts.
+template <class T>
+class Selection::Brackets {
+ public:
+  Brackets(const Selection& selection, const HeldTensor& tensor, NumbersOf<T> numbers_of,
+           const BelowOf& below_of)
+      : selection_(selection),
+        tensor_(tensor),
+        numbers_of_(numbers_of),
+        below_of_(below_of),
+        counted_(selection.cuts_ / selection.each_, 0),
+        cuts_(selection.cuts_) {}
+
+  absl::StatusOr<std::vector<double>> Find() {
+    RETURN_IF_ERROR(Sample());
+    if (misled_) return std::vector<double>();
+    RETURN_IF_ERROR(Gather());
+    std::vector<double> values;
+    for (size_t cut = 0; cut < cuts_.size() && !misled_; ++cut) {
+      ASSIGN_OR_RETURN(const State state, StateOf(cut));
+      Append(state, &values);
+    }
+    if (misled_) return std::vector<double>();
+    return values;
+  }
+
+ private:
+  // Of one region of the pass.
+  struct Chunk {
+    uint32_t at_low, at_high;
+    int64_t inside_end;  // in Bracket::inside
+  };
+  struct Bracket {
+    T low = -std::numeric_limits<T>::infinity(), high = std::numeric_limits<T>::infinity();
+    int64_t below = 0, at_low = 0, at_high = 0;
+    std::vector<T> inside;
+    std::vector<Chunk> chunks;
+  };
+
+  // The numbers of a region that count.
+  absl::Span<const T> Counted(const Region& region, const T* numbers) {
+    if (region.counts == nullptr) return {numbers, static_cast<size_t>(region.elements)};
+    packed_.clear();
+    for (int64_t i = 0; i < region.elements; ++i) {
+      if (region.counts[i] != 0) packed_.push_back(numbers[i]);
+    }
+    return packed_;
+  }
+
+  absl::Status Sample() {
+    const int64_t n = tensor_.elements();
+    if (n <= kMaxSample) return absl::OkStatus();  // everything is between
+    const int64_t runs = std::clamp(n / 64, kMinSample, kMaxSample) / kRun;
+    std::vector<std::vector<T>> samples(counted_.size());
+    uint64_t jitter = 1;
+    for (int64_t run = 0; run < runs; ++run) {
+      // Not at equal distances, which might be those of columns.
+      const int64_t stretch = n / runs;
+      jitter = jitter * 6364136223846793005 + 1442695040888963407;
+      const int64_t begin = run * stretch + static_cast<int64_t>((jitter >> 33) % (stretch - kRun));
+      RETURN_IF_ERROR(tensor_.Visit(begin, begin + kRun, [&](const Region& region) {
+        numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
+          // More than the run may have come, in several regions.
+          const int64_t last = std::min(own.elements, begin + kRun - own.offset);
+          for (int64_t i = std::max<int64_t>(0, begin - own.offset); i < last; ++i) {
+            if (own.counts == nullptr || own.counts[i] != 0) samples[row].push_back(numbers[i]);
+          }
+        });
+      }));
+    }
+    for (size_t cut = 0; cut < cuts_.size(); ++cut) {
+      std::vector<T>& sample = samples[cut / selection_.each_];
+      misled_ = misled_ || CountNaN(sample.data(), std::ssize(sample)) > 0;
+      if (misled_) return absl::OkStatus();
+      const auto size = static_cast<double>(sample.size());
+      const auto count =
+          static_cast<int64_t>(size / static_cast<double>(runs * kRun) * static_cast<double>(n));
+      if (count == 0) continue;
+      const double share = std::clamp(
+          static_cast<double>(below_of_(cut, count)) / static_cast<double>(count), 0.0, 1.0);
+      const double distance = 2 + kDeviations * std::sqrt(size * share * (1 - share));
+      const auto low = static_cast<int64_t>(share * size - distance);
+      const auto high = static_cast<int64_t>(share * size + distance);
+      Bracket& bracket = cuts_[cut];
+      auto begin = sample.begin();
+      if (low >= 0) {
+        begin += low;
+        std::nth_element(sample.begin(), begin, sample.end());
+        bracket.low = *begin;
+      }
+      if (high < std::ssize(sample)) {
+        std::nth_element(begin, sample.begin() + high, sample.end());
+        bracket.high = sample[static_cast<size_t>(high)];
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Gather() {
+    return tensor_.Visit(0, tensor_.elements(), [this](const Region& region) {
+      if (misled_) return;
+      regions_.emplace_back(region.offset, region.offset + region.elements);
+      numbers_of_(region, [this](size_t row, const Region& own, const T* numbers) {
+        GatherRow(row, Counted(own, numbers));
+      });
+    });
+  }
+
+  void GatherRow(size_t row, absl::Span<const T> numbers) {
+    const auto n = std::ssize(numbers);
+    counted_[row] += n;
+    misled_ = misled_ || CountNaN(numbers.data(), n) > 0;
+    marks_.assign(static_cast<size_t>(n + 63) / 64 * 64, 0);
+    const int64_t most = MostGathered(tensor_.elements());
+    for (size_t cut = row * selection_.each_; cut < (row + 1) * selection_.each_; ++cut) {
+      Bracket& bracket = cuts_[cut];
+      const Tally tally = Place(numbers.data(), n, bracket.low, bracket.high, marks_.data());
+      bracket.below += tally.below;
+      bracket.at_low += tally.at_low;
+      bracket.at_high += tally.at_high;
+      if (bracket.inside.capacity() == 0) bracket.inside.reserve(static_cast<size_t>(most));
+      ForMarked(marks_.data(), std::ssize(marks_), [&](int64_t i) {
+        if (std::ssize(bracket.inside) < most) {
+          bracket.inside.push_back(numbers[static_cast<size_t>(i)]);
+        } else {
+          misled_ = true;
+        }
+      });
+      bracket.chunks.push_back({tally.at_low, tally.at_high, std::ssize(bracket.inside)});
+    }
+  }
+
+  absl::StatusOr<State> StateOf(size_t cut) {
+    const Bracket& bracket = cuts_[cut];
+    const int64_t count = counted_[cut / selection_.each_];
+    State state;
+    state.found = true;
+    state.rank = below_of_(cut, count);
+    if (state.rank <= 0 && selection_.equal_ != EqualNumbers::kAlike) state.kind = State::kAll;
+    if (state.rank >= count) state.kind = State::kNone;
+    if (state.kind != State::kNumber) return state;
+    T number;
+    int64_t equal;
+    if (!FindNumber(bracket, &state.rank, &number, &equal)) {
+      misled_ = true;
+      return state;
+    }
+    state.number = OrderedKey(number);
+    if (state.rank <= 0 || selection_.equal_ == EqualNumbers::kAlike) return state;
+    state.kind = State::kIndex;
+    if (selection_.equal_ == EqualNumbers::kByFallingIndex) state.rank = equal - 1 - state.rank;
+    ASSIGN_OR_RETURN(state.index, IndexOf(cut, number, state.rank));
+    return state;
+  }
+
+  // The number at `rank`, which becomes the one among the `equal` ones; whether it is there.
+  static bool FindNumber(const Bracket& bracket, int64_t* rank, T* number, int64_t* equal) {
+    *rank = std::max<int64_t>(*rank, 0) - bracket.below;
+    if (*rank < 0) return false;
+    *number = bracket.low;
+    *equal = bracket.at_low;
+    if (*rank < *equal) return true;
+    *rank -= *equal;
+    const auto between = std::ssize(bracket.inside);
+    if (*rank < between) {
+      std::vector<T> sorted = bracket.inside;
+      std::nth_element(sorted.begin(), sorted.begin() + *rank, sorted.end());
+      *number = sorted[static_cast<size_t>(*rank)];
+      *equal = std::count(sorted.begin(), sorted.end(), *number);
+      *rank -= std::count_if(sorted.begin(), sorted.end(), [&](T x) { return x < *number; });
+      return true;
+    }
+    *rank -= between;
+    *number = bracket.high;
+    *equal = bracket.at_high;
+    return *rank < *equal && bracket.low < bracket.high;
+  }
+
+  // Of the elements that are `number`, the index of the one at `rank`.
+  absl::StatusOr<int64_t> IndexOf(size_t cut, T number, int64_t rank) {
+    const Bracket& bracket = cuts_[cut];
+    size_t at = 0;
+    int64_t inside_begin = 0;
+    for (; at < bracket.chunks.size(); ++at) {
+      const Chunk& chunk = bracket.chunks[at];
+      const int64_t equal = number == bracket.low ? chunk.at_low
+                            : number == bracket.high
+                                ? chunk.at_high
+                                : std::count(bracket.inside.begin() + inside_begin,
+                                             bracket.inside.begin() + chunk.inside_end, number);
+      if (rank < equal) break;
+      rank -= equal;
+      inside_begin = chunk.inside_end;
+    }
+    int64_t index = -1;
+    RETURN_IF_ERROR(
+        tensor_.Visit(regions_[at].first, regions_[at].second, [&](const Region& region) {
+          numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
+            if (row != cut / selection_.each_) return;
+            for (int64_t i = 0; i < own.elements && index < 0; ++i) {
+              if (numbers[i] != number || (own.counts != nullptr && own.counts[i] == 0)) continue;
+              if (rank-- == 0) index = own.offset + i;
+            }
+          });
+        }));
+    return index;
+  }
+
+  const Selection& selection_;
+  const HeldTensor& tensor_;
+  const NumbersOf<T> numbers_of_;
+  const BelowOf& below_of_;
+  bool misled_ = false;
+  std::vector<std::pair<int64_t, int64_t>> regions_;  // of the pass: elements from, to
+  std::vector<int64_t> counted_;                      // per row
+  std::vector<Bracket> cuts_;
+  std::vector<T> packed_;
+  std::vector<uint8_t> marks_;
+};
+
+template <class T>
+absl::StatusOr<std::vector<double>> Selection::SolveHeld(int round, const HeldTensor& tensor,
+                                                         NumbersOf<T> numbers_of,
+                                                         const BelowOf& below_of) const {
+  if (round != 0) return std::vector<double>();
+  return Brackets<T>(*this, tensor, numbers_of, below_of).Find();
+}
+
+int64_t Selection::held_bytes() const {
+  // What lies between, once more for the cut at hand; regions have 2^11 elements or more.
+  const int64_t bytes = number_digits_ * 2;  // of a number
+  return static_cast<int64_t>(cuts_ + 1) *
+         (MostGathered(elements_) * bytes + elements_ / 2048 * 16 + (int64_t{64} << 10));
+}
+
+template absl::StatusOr<std::vector<double>> Selection::SolveHeld<float>(int, const HeldTensor&,
+                                                                         NumbersOf<float>,
+                                                                         const BelowOf&) const;
+template absl::StatusOr<std::vector<double>> Selection::SolveHeld<double>(int, const HeldTensor&,
+                                                                          NumbersOf<double>,
+                                                                          const BelowOf&) const;
+
+}  // namespace orthomerge
