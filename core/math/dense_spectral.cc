@@ -57,6 +57,12 @@ double Dominant(const at::Tensor& like, const Call& apply) {
   return norm;
 }
 
+// U, s descending and V^T of x = U diag(s) V^T, of rank min(m, n).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> Svd(const at::Tensor& x) {
+  CheckSingularVectors(x.device(), std::min(x.size(0), x.size(1)));
+  return at::linalg_svd(x, /*full_matrices=*/false);
+}
+
 // Polar factor of tall x by dynamically weighted Halley iterations (Nakatsukasa, Bai, Gygi 2010),
 //   X <- (b/c) X + (a - b/c) X (I + c X^T X)^-1,
 // whose inverse by Cholesky factors is as exact as the conditioning allows while c eps is small:
@@ -154,7 +160,7 @@ at::Tensor PolarByEigenvectors(const at::Tensor& x) {
 
 // Of tall x where its condition allows it without a singular value decomposition.
 at::Tensor FastPolar(const at::Tensor& x) {
-  if (x.is_cpu()) {
+  if (HasCpuSteps(x.device())) {
     const at::Tensor factor = PolarByEigenvectors(x);
     if (factor.defined()) return factor;
   }
@@ -225,7 +231,7 @@ at::Tensor Polar(const at::Tensor& x) {
   if (x.size(0) < x.size(1)) return Polar(x.t()).t();
   const at::Tensor factor = FastPolar(x);
   if (factor.defined()) return factor;
-  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);
+  const auto [u, s, vh] = Svd(x);
   return at::mm(u, vh);
 }
 
@@ -245,7 +251,7 @@ Triplets Leading(const at::Tensor& x, int64_t k, bool rest) {
   }
   Triplets triplets = LeadingByGram(x, k, rest);
   if (triplets.u.defined()) return triplets;
-  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);  // descending
+  const auto [u, s, vh] = Svd(x);  // descending
   triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
   if (rest) triplets.rest = u.narrow(1, k, x.size(0) - k);
   return triplets;
@@ -312,12 +318,14 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
   const int64_t m = tasks.m();
   at::Tensor rows, values;  // of U^T, descending
   if (tasks.count() * tasks.n() < m) {
+    CheckSingularVectors(tasks.device(), tasks.count() * tasks.n());
     std::vector<at::Tensor> all;
     for (int64_t i = 0; i < tasks.count(); ++i) all.push_back(tasks.Wide(i));
-    const auto [left, s, vh] = at::linalg_svd(at::cat(all, 1), /*full_matrices=*/false);
+    const auto [left, s, vh] = Svd(at::cat(all, 1));
     rows = left.t();
     values = s;
   } else {
+    CheckEigenvectors(tasks.device(), m);
     at::Tensor gram =
         at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
     for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
@@ -334,6 +342,7 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
 
 at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
   const bool wide = tasks.m() <= tasks.n();
+  CheckEigenvectors(tasks.device(), tasks.rank());
   const at::Tensor matrix = wide ? tasks.Wide(0) : tasks.Wide(0).t();
   // Eigenvalues ascend. Projecting on the vectors needs no quotient by small singular values.
   at::Tensor u = LeadingEigenvectors(Gram(matrix.t()), rank).vectors.flip(1);

@@ -52,6 +52,10 @@ at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank);
 
 // What they are made of, for float64 matrices.
 
+// Whether what has loops and LAPACK calls of its own on a CPU uses them: not on other devices, and
+// not where the general steps, which serve those, are asked for.
+bool HasCpuSteps(at::Device device);
+
 // X^T X.
 at::Tensor Gram(const at::Tensor& x);
 // U V^T of X = U diag(s) V^T.
@@ -64,6 +68,12 @@ struct Eigenvectors {
   at::Tensor vectors;  // n x k
 };
 Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k);
+// What finds them on a CPU, for the numerics class.
+const char* EigenSolver();
+
+// Fail where LAPACK's work area would be larger than it can tell.
+void CheckEigenvectors(at::Device device, int64_t order);
+void CheckSingularVectors(at::Device device, int64_t rank);
 
 // Leading singular triplets in no order; fewer than asked for where singular values are 0 to
 // rounding, whose vectors mean nothing.
