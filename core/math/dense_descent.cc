@@ -158,10 +158,10 @@ at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent) {
   {
     at::Tensor wide = at::zeros({m, n}, Wide(tasks)), sum = at::zeros({n, n}, Wide(tasks));
     for (int64_t i = 0; i < tasks.count(); ++i) {
-      const at::Tensor task = tasks.Wide(i);
-      const double norm = task.norm().item<double>();
+      const at::Tensor task = tasks.Wide(i), scaled = Scaled(task, GramScale(LargestOf(task)));
+      const double norm = scaled.norm().item<double>();
       if (norm == 0) continue;  // no constraint
-      at::Tensor square = Gram(task).mul_(2 / (norm * norm));
+      at::Tensor square = Gram(scaled).mul_(2 / (norm * norm));
       sum.add_(square);
       wide.addmm_(merged.sub(task), square);
     }

@@ -58,6 +58,11 @@ bool HasCpuSteps(at::Device device);
 
 // X^T X.
 at::Tensor Gram(const at::Tensor& x);
+// The power of 4 that makes a matrix, whose largest entry is of this magnitude, such that X^T X
+// keeps its digits; 1 whatever float32 numbers are.
+double GramScale(double largest);
+double LargestOf(const at::Tensor& x);
+at::Tensor Scaled(const at::Tensor& x, double scale);
 // U V^T of X = U diag(s) V^T.
 at::Tensor Polar(const at::Tensor& x);
 

@@ -438,6 +438,39 @@ TEST_F(Linalg, TheClassTellsWhatFindsEigenvectors) {
   EXPECT_NE(own, Algebra(true).numerics_class());
 }
 
+// Squares of the entries are beyond what float64 holds, or have few digits.
+TEST_P(Linalg, MatricesOfAnyMagnitude) {
+  const auto times = [](Matrix matrix, double factor) {
+    for (double& x : matrix) x *= factor;
+    return matrix;
+  };
+  for (const auto& [m, n] : {std::pair{60, 70}, {70, 60}}) {
+    const std::vector<Matrix> tasks = TwoTasks(m, n);
+    const Results want = ResultsOf(Algebra(), m, n, tasks);
+    for (const int exponent : {-900, -520, 520, 900}) {
+      const double scale = std::ldexp(1, exponent);
+      const std::vector<Matrix> scaled = {times(tasks[0], scale), times(tasks[1], scale)};
+      const auto near = [&](const Matrix& got, const Matrix& expected, double power) {
+        return Distance(times(got, std::pow(scale, -power)), expected) < 1e-11;
+      };
+      const Results got = ResultsOf(Algebra(), m, n, scaled);
+      EXPECT_TRUE(near(got.iso_c, want.iso_c, 1)) << exponent;
+      EXPECT_TRUE(near(got.iso_cts, want.iso_cts, 1)) << exponent;
+      EXPECT_TRUE(near(got.tsv_m, want.tsv_m, 1)) << exponent;
+      EXPECT_TRUE(near(got.coordinates, want.coordinates, 1)) << exponent;
+      EXPECT_TRUE(near(got.factors, want.factors, 0.5)) << exponent;
+    }
+    // One task alone, whose singular vectors count as much as the other's.
+    const auto uneven = [&](int exponent) {
+      return ResultsOf(Algebra(), m, n, {tasks[0], times(tasks[1], std::ldexp(1, exponent))});
+    };
+    const Results got = uneven(-520), limit = uneven(-60);
+    EXPECT_LT(Distance(got.iso_cts, limit.iso_cts), 1e-11);
+    EXPECT_LT(Distance(got.tsv_m, limit.tsv_m), 1e-11);
+    EXPECT_LT(Distance(got.wudi, limit.wudi), 1e-11);
+  }
+}
+
 TEST_P(Linalg, WhatIsLargerThanLapackCanTellIsRefused) {
   // Tasks of one column, all the same one: the rank is the number of tasks or of rows.
   for (const auto& [m, count] : {std::pair{65536, 65536}, {24577, 24576}}) {
