@@ -19,7 +19,7 @@ namespace {
 
 // Rows of a CPU's descent where rows do not depend on each other.
 constexpr int64_t kRowBlock = 512;
-constexpr int64_t kLanes = 16;  // of a sum
+constexpr int kSumLanes = 16;
 
 struct AdamRates {
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
@@ -59,7 +59,7 @@ class Adam {
     decay2_ *= AdamRates::kBeta2;
     const double correction = std::sqrt(1 - decay2_);
     const AdamRates rates = {rate_ * correction / (1 - decay1_), kEpsilon * correction};
-    if (x_.is_cpu()) {
+    if (HasCpuSteps(x_.device())) {
       narrow_ ? StepOnCpu<float>(rates) : StepOnCpu<double>(rates);
       return;
     }
@@ -96,10 +96,10 @@ ORTHOMERGE_PER_CPU void PullRow(const std::vector<const T*>& tasks, int64_t row,
   for (int64_t i = 0; i < n; ++i) gradient[i] = constant[i];
   for (const T* const task : tasks) {
     const T* __restrict const own = task + row * n;
-    double lanes[kLanes] = {};
-    const int64_t even = n / kLanes * kLanes;
-    for (int64_t i = 0; i < even; i += kLanes) {
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += own[i + l] * delta[i + l];
+    double lanes[kSumLanes] = {};
+    const int64_t even = n / kSumLanes * kSumLanes;
+    for (int64_t i = 0; i < even; i += kSumLanes) {
+      for (int l = 0; l < kSumLanes; ++l) lanes[l] += own[i + l] * delta[i + l];
     }
     for (int64_t i = even; i < n; ++i) lanes[i - even] += own[i] * delta[i];
     double along = 0;
@@ -113,7 +113,7 @@ ORTHOMERGE_PER_CPU void PullRow(const std::vector<const T*>& tasks, int64_t row,
 template <class T>
 void Pull(const std::vector<at::Tensor>& tasks, double scale, const at::Tensor& constant,
           const at::Tensor& delta, const at::Tensor& gradient) {
-  if (!delta.is_cpu()) {
+  if (!HasCpuSteps(delta.device())) {
     gradient.copy_(constant);
     for (const at::Tensor& own : tasks) {
       const at::Tensor task = own.to(at::kDouble);
@@ -158,10 +158,10 @@ at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent) {
   {
     at::Tensor wide = at::zeros({m, n}, Wide(tasks)), sum = at::zeros({n, n}, Wide(tasks));
     for (int64_t i = 0; i < tasks.count(); ++i) {
-      const at::Tensor task = tasks.Wide(i);
-      const double norm = task.norm().item<double>();
+      const at::Tensor task = tasks.Wide(i), scaled = Scaled(task, GramScale(LargestOf(task)));
+      const double norm = scaled.norm().item<double>();
       if (norm == 0) continue;  // no constraint
-      at::Tensor square = Gram(task).mul_(2 / (norm * norm));
+      at::Tensor square = Gram(scaled).mul_(2 / (norm * norm));
       sum.add_(square);
       wide.addmm_(merged.sub(task), square);
     }
@@ -169,7 +169,7 @@ at::Tensor MergeWudi(const DeviceTasks& tasks, const Descent& descent) {
     squares = sum.to(tasks.type());
   }
   // Rows are independent of each other.
-  const int64_t rows = tasks.device().is_cpu() ? std::min(kRowBlock, m) : m;
+  const int64_t rows = HasCpuSteps(tasks.device()) ? std::min(kRowBlock, m) : m;
   for (int64_t first = 0; first < m; first += rows) {
     const int64_t count = std::min(rows, m - first);
     const at::Tensor start = constant.narrow(0, first, count);

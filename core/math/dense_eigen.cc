@@ -9,6 +9,8 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <tuple>
 
 #include "core/math/dense_tasks.h"
@@ -29,16 +31,24 @@ struct Lapack {
 };
 
 // That of Debian's LibTorch. The wheel has one inside, of which only dsyevd can be reached.
-const Lapack* FindLapack() {
-  static const Lapack* const found = []() -> const Lapack* {
-    void* library = dlopen("liblapack.so.3", RTLD_NOW | RTLD_NOLOAD);
-    if (library == nullptr) return nullptr;
-    static Lapack lapack;
-    lapack.dsytrd = reinterpret_cast<decltype(lapack.dsytrd)>(dlsym(library, "dsytrd_"));
-    lapack.dstedc = reinterpret_cast<decltype(lapack.dstedc)>(dlsym(library, "dstedc_"));
-    return lapack.dsytrd != nullptr && lapack.dstedc != nullptr ? &lapack : nullptr;
-  }();
+std::optional<Lapack> LoadLapack() {
+  void* library = dlopen("liblapack.so.3", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return std::nullopt;
+  Lapack lapack;
+  lapack.dsytrd = reinterpret_cast<decltype(lapack.dsytrd)>(dlsym(library, "dsytrd_"));
+  lapack.dstedc = reinterpret_cast<decltype(lapack.dstedc)>(dlsym(library, "dstedc_"));
+  if (lapack.dsytrd == nullptr || lapack.dstedc == nullptr) return std::nullopt;
+  return lapack;
+}
+
+const std::optional<Lapack>& FindLapack() {
+  static const std::optional<Lapack> found = LoadLapack();
   return found;
+}
+
+void CheckWorkArea(const char* what, int64_t order, int64_t numbers) {
+  TORCH_CHECK_NOT_IMPLEMENTED(numbers <= std::numeric_limits<int>::max(), what, " of order ", order,
+                              " take more memory than LAPACK's 32-bit sizes can tell");
 }
 
 // x <- H_0 H_1 ... x, where H_j = I - tau_j v_j v_j^T and v_j is 0 up to row j, 1 in the next one,
@@ -62,10 +72,26 @@ void Reflect(const at::Tensor& reflectors, const at::Tensor& tau, at::Tensor x) 
 
 }  // namespace
 
+const char* EigenSolver() { return FindLapack().has_value() ? "dsytrd" : "eigh"; }
+
+// The work areas are what LAPACK states for dstedc and dsyevd, and below for dgesdd.
+void CheckEigenvectors(at::Device device, int64_t order) {
+  if (!device.is_cpu()) return;
+  const int64_t square = order * order;
+  CheckWorkArea("eigenvectors", order,
+                HasCpuSteps(device) && FindLapack().has_value() ? 1 + 4 * order + square
+                                                                : 1 + 6 * order + 2 * square);
+}
+
+void CheckSingularVectors(at::Device device, int64_t rank) {
+  if (device.is_cpu()) CheckWorkArea("singular vectors", rank, 4 * rank * rank + 7 * rank);
+}
+
 Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k) {
   const int64_t n = x.size(0);
-  const Lapack* const lapack = x.is_cpu() ? FindLapack() : nullptr;
-  if (lapack == nullptr || n < 2) {
+  CheckEigenvectors(x.device(), n);
+  const std::optional<Lapack>& lapack = FindLapack();
+  if (!HasCpuSteps(x.device()) || !lapack.has_value() || n < 2) {
     const auto [values, vectors] = at::linalg_eigh(x);
     return {values.narrow(0, n - k, k), vectors.narrow(1, n - k, k)};
   }
@@ -83,8 +109,7 @@ Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k) {
   }
   const at::Tensor vectors = at::empty({n, n}, x.options());  // one a row
   {
-    // Beyond the range of int, sizes become such that LAPACK refuses.
-    const int size = static_cast<int>(1 + 4 * n + n * n), integers = 3 + 5 * order;
+    const int size = 1 + 4 * order + order * order, integers = 3 + 5 * order;
     const at::Tensor work = at::empty({size}, x.options());
     const at::Tensor iwork = at::empty({integers}, x.options().dtype(at::kInt));
     lapack->dstedc("I", &order, values.data_ptr<double>(), beside.data_ptr<double>(),

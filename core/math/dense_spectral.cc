@@ -32,6 +32,7 @@ constexpr int64_t kFew = 4;            // up to this part of all are few
 constexpr double kCoupled = 1e-6;      // cosines whose squares do not show
 constexpr int kPowerSteps = 6;
 constexpr int kMaxHalleySteps = 12;
+constexpr int kMaxExponent = 200;  // of entries whose fourth powers have all digits, too
 
 // Singular values not above this, times the largest, are 0: what rounding makes of a zero.
 double ZeroBelow(int64_t rank) {
@@ -55,6 +56,12 @@ double Dominant(const at::Tensor& like, const Call& apply) {
     vector.div_(norm);
   }
   return norm;
+}
+
+// U, s descending and V^T of x = U diag(s) V^T, of rank min(m, n).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> Svd(const at::Tensor& x) {
+  CheckSingularVectors(x.device(), std::min(x.size(0), x.size(1)));
+  return at::linalg_svd(x, /*full_matrices=*/false);
 }
 
 // Polar factor of tall x by dynamically weighted Halley iterations (Nakatsukasa, Bai, Gygi 2010),
@@ -154,7 +161,7 @@ at::Tensor PolarByEigenvectors(const at::Tensor& x) {
 
 // Of tall x where its condition allows it without a singular value decomposition.
 at::Tensor FastPolar(const at::Tensor& x) {
-  if (x.is_cpu()) {
+  if (HasCpuSteps(x.device())) {
     const at::Tensor factor = PolarByEigenvectors(x);
     if (factor.defined()) return factor;
   }
@@ -221,33 +228,51 @@ at::Tensor Gram(const at::Tensor& x) {
   return gram;
 }
 
-at::Tensor Polar(const at::Tensor& x) {
-  if (x.size(0) < x.size(1)) return Polar(x.t()).t();
+double GramScale(double largest) {
+  if (!(largest > 0) || !std::isfinite(largest)) return 1;
+  const int exponent = std::ilogb(largest) / 2 * 2;
+  if (std::abs(exponent) <= kMaxExponent) return 1;
+  return std::ldexp(1.0, std::clamp(-exponent, -1000, 1000));
+}
+
+double LargestOf(const at::Tensor& x) {
+  return x.norm(std::numeric_limits<double>::infinity()).item<double>();
+}
+
+at::Tensor Scaled(const at::Tensor& x, double scale) { return scale == 1 ? x : x.mul(scale); }
+
+at::Tensor Polar(const at::Tensor& matrix) {
+  if (matrix.size(0) < matrix.size(1)) return Polar(matrix.t()).t();
+  const at::Tensor x = Scaled(matrix, GramScale(LargestOf(matrix)));
   const at::Tensor factor = FastPolar(x);
   if (factor.defined()) return factor;
-  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);
+  const auto [u, s, vh] = Svd(x);
   return at::mm(u, vh);
 }
 
-Triplets Leading(const at::Tensor& x, int64_t k, bool rest) {
-  if (x.size(0) > x.size(1)) {
-    Triplets triplets = Leading(x.t(), k);
+Triplets Leading(const at::Tensor& matrix, int64_t k, bool rest) {
+  if (matrix.size(0) > matrix.size(1)) {
+    Triplets triplets = Leading(matrix.t(), k);
     std::swap(triplets.u, triplets.v);
     return triplets;
   }
   if (k == 0) {
     Triplets triplets;
-    triplets.u = at::empty({x.size(0), 0}, x.options());
-    triplets.s = at::empty({0}, x.options());
-    triplets.v = at::empty({x.size(1), 0}, x.options());
-    if (rest) triplets.rest = at::eye(x.size(0), x.options());
+    triplets.u = at::empty({matrix.size(0), 0}, matrix.options());
+    triplets.s = at::empty({0}, matrix.options());
+    triplets.v = at::empty({matrix.size(1), 0}, matrix.options());
+    if (rest) triplets.rest = at::eye(matrix.size(0), matrix.options());
     return triplets;
   }
+  const double scale = GramScale(LargestOf(matrix));
+  const at::Tensor x = Scaled(matrix, scale);
   Triplets triplets = LeadingByGram(x, k, rest);
-  if (triplets.u.defined()) return triplets;
-  const auto [u, s, vh] = at::linalg_svd(x, /*full_matrices=*/false);  // descending
-  triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
-  if (rest) triplets.rest = u.narrow(1, k, x.size(0) - k);
+  if (!triplets.u.defined()) {
+    const auto [u, s, vh] = Svd(x);  // descending
+    triplets = Narrow(u.narrow(1, 0, k), s.narrow(0, 0, k), vh.narrow(0, 0, k).t());
+    if (rest) triplets.rest = u.narrow(1, k, x.size(0) - k);
+  }
+  triplets.s.div_(scale);
   return triplets;
 }
 
@@ -312,18 +337,27 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
   const int64_t m = tasks.m();
   at::Tensor rows, values;  // of U^T, descending
   if (tasks.count() * tasks.n() < m) {
+    CheckSingularVectors(tasks.device(), tasks.count() * tasks.n());
     std::vector<at::Tensor> all;
     for (int64_t i = 0; i < tasks.count(); ++i) all.push_back(tasks.Wide(i));
-    const auto [left, s, vh] = at::linalg_svd(at::cat(all, 1), /*full_matrices=*/false);
+    const auto [left, s, vh] = Svd(at::cat(all, 1));
     rows = left.t();
     values = s;
   } else {
+    CheckEigenvectors(tasks.device(), m);
+    double largest = 0;
+    for (int64_t i = 0; i < tasks.count(); ++i) {
+      largest = std::max(largest, LargestOf(tasks.Host(i)));
+    }
+    const double scale = GramScale(largest);
     at::Tensor gram =
         at::zeros({m, m}, at::TensorOptions().dtype(at::kDouble).device(tasks.device()));
-    for (int64_t i = 0; i < tasks.count(); ++i) gram.add_(Gram(tasks.Wide(i).t()));
+    for (int64_t i = 0; i < tasks.count(); ++i) {
+      gram.add_(Gram(Scaled(tasks.Wide(i), scale).t()));
+    }
     const Eigenvectors all = LeadingEigenvectors(gram, m);
     rows = all.vectors.t().flip(0);
-    values = all.values.flip(0).clamp_min(0).sqrt_();
+    values = all.values.flip(0).clamp_min(0).sqrt_().div_(scale);
   }
   rows = rows.narrow(0, 0, values.gt(smallest).sum().item<int64_t>());
   if (rows.size(0) == 0) return rows.t();
@@ -334,7 +368,9 @@ at::Tensor CommonBasis(const DeviceTasks& tasks, double smallest) {
 
 at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
   const bool wide = tasks.m() <= tasks.n();
-  const at::Tensor matrix = wide ? tasks.Wide(0) : tasks.Wide(0).t();
+  CheckEigenvectors(tasks.device(), tasks.rank());
+  const double scale = GramScale(LargestOf(tasks.Host(0)));
+  const at::Tensor task = Scaled(tasks.Wide(0), scale), matrix = wide ? task : task.t();
   // Eigenvalues ascend. Projecting on the vectors needs no quotient by small singular values.
   at::Tensor u = LeadingEigenvectors(Gram(matrix.t()), rank).vectors.flip(1);
   at::Tensor rest = at::mm(u.t(), matrix);  // diag(s) V^T
@@ -342,7 +378,7 @@ at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank) {
   const at::Tensor largest = left.gather(0, left.abs().argmax(0, /*keepdim=*/true));
   // 0 where the whole row is, which then has no sign either.
   const at::Tensor root = rest.norm(2, 1).sqrt_();
-  const at::Tensor sign = largest.sign().squeeze(0);
+  const at::Tensor sign = largest.sign().squeeze(0).div_(std::sqrt(scale));
   u = u.mul(root.mul(sign));
   rest = rest.mul(sign.div(root.masked_fill(root.eq(0), 1)).unsqueeze(1));
   return wide ? at::cat({u.flatten(), rest.flatten()})

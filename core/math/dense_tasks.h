@@ -52,8 +52,17 @@ at::Tensor TruncatedFactors(const DeviceTasks& tasks, int64_t rank);
 
 // What they are made of, for float64 matrices.
 
+// Whether what has loops and LAPACK calls of its own on a CPU uses them: not on other devices, and
+// not where the general steps, which serve those, are asked for.
+bool HasCpuSteps(at::Device device);
+
 // X^T X.
 at::Tensor Gram(const at::Tensor& x);
+// The power of 4 that makes a matrix, whose largest entry is of this magnitude, such that X^T X
+// keeps its digits; 1 whatever float32 numbers are.
+double GramScale(double largest);
+double LargestOf(const at::Tensor& x);
+at::Tensor Scaled(const at::Tensor& x, double scale);
 // U V^T of X = U diag(s) V^T.
 at::Tensor Polar(const at::Tensor& x);
 
@@ -64,6 +73,12 @@ struct Eigenvectors {
   at::Tensor vectors;  // n x k
 };
 Eigenvectors LeadingEigenvectors(at::Tensor x, int64_t k);
+// What finds them on a CPU, for the numerics class.
+const char* EigenSolver();
+
+// Fail where LAPACK's work area would be larger than it can tell.
+void CheckEigenvectors(at::Device device, int64_t order);
+void CheckSingularVectors(at::Device device, int64_t rank);
 
 // Leading singular triplets in no order; fewer than asked for where singular values are 0 to
 // rounding, whose vectors mean nothing.

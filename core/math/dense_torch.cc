@@ -55,10 +55,27 @@ std::string Architecture(int index) {
   return absl::StrCat("sm_", major, minor);
 }
 
+// What this thread computes is done by the general steps.
+thread_local bool general_steps = false;
+
+class StepsGuard {
+ public:
+  explicit StepsGuard(bool general) : before_(general_steps) { general_steps = general; }
+  ~StepsGuard() { general_steps = before_; }
+  StepsGuard(const StepsGuard&) = delete;
+  StepsGuard& operator=(const StepsGuard&) = delete;
+
+ private:
+  const bool before_;
+};
+
 class TorchAlgebra : public DenseAlgebra {
  public:
-  TorchAlgebra(const std::string& device, const std::string& kernels)
-      : device_(device), class_(absl::StrCat("torch-", TORCH_VERSION, "/", kernels)) {}
+  // `general`: by the steps that serve any device.
+  TorchAlgebra(const std::string& device, const std::string& kernels, bool general = false)
+      : device_(device),
+        class_(absl::StrCat("torch-", TORCH_VERSION, "/", kernels)),
+        general_(general) {}
 
   std::string numerics_class() const override { return class_; }
 
@@ -135,21 +152,29 @@ class TorchAlgebra : public DenseAlgebra {
     if (at::get_num_threads() != 1) at::set_num_threads(1);
     try {
       const c10::InferenceMode inference;
+      const StepsGuard steps(general_);
       const at::Tensor computed = compute();
       at::from_blob(result, computed.sizes(), at::kDouble).copy_(computed);
       return absl::OkStatus();
+    } catch (const c10::NotImplementedError& error) {
+      return Failure(Reason::kUnsupported, what, m, n, error.what());
     } catch (const std::exception& error) {
       const std::string text = error.what();
       const bool memory =
           absl::StrContains(text, "out of memory") || absl::StrContains(text, "not enough memory");
-      return MakeError(memory ? Reason::kOutOfMemory : Reason::kInternal,
-                       absl::StrCat(what, " of a ", m, " x ", n, " matrix on ", device_.str(), ": ",
-                                    text.substr(0, text.find('\n'))));
+      return Failure(memory ? Reason::kOutOfMemory : Reason::kInternal, what, m, n, text);
     }
+  }
+
+  absl::Status Failure(Reason reason, const char* what, int64_t m, int64_t n,
+                       const std::string& text) const {
+    return MakeError(reason, absl::StrCat(what, " of a ", m, " x ", n, " matrix on ", device_.str(),
+                                          ": ", text.substr(0, text.find('\n'))));
   }
 
   const at::Device device_;
   const std::string class_;
+  const bool general_;
   mutable Mutex mutex_;
 };
 
@@ -162,7 +187,9 @@ int CountCuda() {
 
 class TorchModule : public DenseModule {
  public:
-  TorchModule() : cpu_("cpu", BlasName()) {}
+  TorchModule()
+      : cpu_("cpu", absl::StrCat(BlasName(), "/", EigenSolver())),
+        general_("cpu", absl::StrCat(BlasName(), "/general"), /*general=*/true) {}
 
   int cuda_devices() const override { return static_cast<int>(Cuda().size()); }
 
@@ -174,6 +201,8 @@ class TorchModule : public DenseModule {
     }
     return nullptr;
   }
+
+  const DenseAlgebra* General() const override { return &general_; }
 
  private:
   static const std::vector<std::unique_ptr<TorchAlgebra>>& Cuda() {
@@ -189,10 +218,13 @@ class TorchModule : public DenseModule {
     return devices;
   }
 
-  const TorchAlgebra cpu_;
+  const TorchAlgebra cpu_, general_;
 };
 
 }  // namespace
+
+bool HasCpuSteps(at::Device device) { return device.is_cpu() && !general_steps; }
+
 }  // namespace orthomerge
 
 extern "C" const orthomerge::DenseModule* orthomerge_dense_module() {

@@ -11,7 +11,7 @@
 namespace orthomerge {
 
 // e^x = scale * (1 + rest), scale a power of 2; for -708 <= x <= 710 (float: -87 to 89), or NaN.
-// Down to -709 (-88) scale may be 0.
+// Down to -709 (-88) scale may be 0; from 1023.5 ln 2 (127.5 ln 2) up it is infinite.
 template <class T>
 struct Exponential {
   static constexpr bool kNarrow = sizeof(T) == sizeof(float);
@@ -52,15 +52,16 @@ struct Exponential {
   }
 };
 
-// e^x within 2 units in the last place; infinite above about 709 (float: 88) and 0 below about -708
-// (float: -87), where subnormal numbers begin.
+// e^x within 2 units in the last place; infinite from 1023.5 ln 2 = 709.436 up (float: 127.5 ln 2 =
+// 88.376), a little before e^x leaves the range, and 0 below about -708 (float: -87), where
+// subnormal numbers begin.
 template <class T>
 [[gnu::always_inline]] inline T Exp(T x) {
   constexpr T kMost = sizeof(T) == sizeof(float) ? T(89) : T(710);
   constexpr T kLeast = sizeof(T) == sizeof(float) ? T(-88) : T(-709);
   x = x > kMost ? kMost : x;
   const Exponential<T> e(x < kLeast ? kLeast : x);
-  return e.scale + e.scale * e.rest;
+  return e.scale * (1 + e.rest);  // not their sum, where an infinite one would lose a negative rest
 }
 
 // Within 4 units in the last place.

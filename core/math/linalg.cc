@@ -145,4 +145,9 @@ absl::StatusOr<const DenseAlgebra*> LoadDenseAlgebra(const std::string& device) 
                    absl::StrCat("device '", device, "' cannot be used by LibTorch"));
 }
 
+absl::StatusOr<const DenseAlgebra*> LoadGeneralAlgebra() {
+  ASSIGN_OR_RETURN(const DenseModule* module, LoadModule());
+  return module->General();
+}
+
 }  // namespace orthomerge

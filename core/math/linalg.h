@@ -47,13 +47,14 @@ struct DogeProblem {
 // stays on the device until its result is complete. Single-threaded; safe to call from several
 // threads at once (a GPU takes one matrix at a time). They work in float64 where nothing else is
 // said. Results are m x n doubles in `merged`; besides that an operation takes the bytes of the
-// function of its name below. They fail when a decomposition does not converge, or memory is short.
+// function of its name below. They fail when a decomposition does not converge, memory is short, or
+// LAPACK's 32-bit sizes do not suffice on a CPU (from about 23000 rows and columns).
 class DenseAlgebra {
  public:
   virtual ~DenseAlgebra() = default;
 
-  // Names library, BLAS and its kernels (of a GPU: its architecture): results are the same bytes
-  // only within one class.
+  // Names library, BLAS, its kernels and what finds eigenvectors (of a GPU: its architecture):
+  // results are the same bytes only within one class.
   virtual std::string numerics_class() const = 0;
 
   // Iso-C (arXiv 2502.04959): mean(s) U V^T of the sum U diag(s) V^T, over r = min(m, n) values.
@@ -121,6 +122,8 @@ void UseOneBlasThread();
 // Loads the module; kUnsupported, with what to install, where it cannot be loaded, and as
 // ResolveDevice.
 absl::StatusOr<const DenseAlgebra*> LoadDenseAlgebra(const std::string& device = "cpu");
+// For tests: the CPU by the steps that serve any device, without its own loops and LAPACK calls.
+absl::StatusOr<const DenseAlgebra*> LoadGeneralAlgebra();
 
 // What the module offers. Its factory is `orthomerge_dense_module`.
 class DenseModule {
@@ -129,6 +132,8 @@ class DenseModule {
   virtual int cuda_devices() const = 0;
   // Null for a device that is not there. Lives as long as the process.
   virtual const DenseAlgebra* On(const std::string& device) const = 0;
+  // As LoadGeneralAlgebra.
+  virtual const DenseAlgebra* General() const = 0;
 };
 
 }  // namespace orthomerge

@@ -37,20 +37,28 @@ struct Extent {
   Key least = 0, most = 0;
 };
 
+// Counts of keys are of their type, so that loops have one width, in blocks in which they fit.
+constexpr int64_t kCountBlock = int64_t{1} << 20;
+
 // Entries that do not count have key 0: like zeros, they change no sum that is kept.
 template <class T, class Key = KeyOf<T>>
 ORTHOMERGE_PER_CPU Extent<Key> FindKeys(const T* __restrict row, const uint8_t* __restrict counts,
                                         int64_t n, Key* __restrict keys) {
   for (int64_t i = 0; i < n; ++i) keys[i] = std::bit_cast<Key>(std::abs(row[i]));
   for (int64_t i = 0; counts != nullptr && i < n; ++i) keys[i] = counts[i] != 0 ? keys[i] : 0;
-  Key count = 0, least = kMostKey<Key>, most = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Key key = keys[i], is_there = key != 0;
-    count += is_there;
-    least = std::min<Key>(least, key | ((is_there - 1) & kMostKey<Key>));
-    most = std::max(most, key);
+  Extent<Key> extent = {0, kMostKey<Key>, 0};
+  for (int64_t first = 0; first < n; first += kCountBlock) {
+    const int64_t end = std::min(first + kCountBlock, n);
+    Key count = 0, least = extent.least, most = extent.most;
+    for (int64_t i = first; i < end; ++i) {
+      const Key key = keys[i], is_there = key != 0;
+      count += is_there;
+      least = std::min<Key>(least, key | ((is_there - 1) & kMostKey<Key>));
+      most = std::max(most, key);
+    }
+    extent = {extent.count + count, least, most};
   }
-  return {count, least, most};
+  return extent;
 }
 
 // What is on both sides of a key.
@@ -62,16 +70,21 @@ struct Sides {
 
 template <class Key>
 ORTHOMERGE_PER_CPU Sides<Key> Around(const Key* keys, int64_t n, Key at) {
-  Key above = 0, equal = 0, next_above = kMostKey<Key>, next_below = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Key key = keys[i], is_above = key > at, is_below = key < at;
-    above += is_above;
-    equal += key == at;
-    // Without branches: the largest number where it is not above, 0 where it is not below.
-    next_above = std::min<Key>(next_above, key | ((is_above - 1) & kMostKey<Key>));
-    next_below = std::max<Key>(next_below, key & (0 - is_below));
+  Sides<Key> sides = {0, 0, kMostKey<Key>, 0};
+  for (int64_t first = 0; first < n; first += kCountBlock) {
+    const int64_t end = std::min(first + kCountBlock, n);
+    Key above = 0, equal = 0, next_above = sides.next_above, next_below = sides.next_below;
+    for (int64_t i = first; i < end; ++i) {
+      const Key key = keys[i], is_above = key > at, is_below = key < at;
+      above += is_above;
+      equal += key == at;
+      // Without branches: the largest number where it is not above, 0 where it is not below.
+      next_above = std::min<Key>(next_above, key | ((is_above - 1) & kMostKey<Key>));
+      next_below = std::max<Key>(next_below, key & (0 - is_below));
+    }
+    sides = {sides.above + above, sides.equal + equal, next_above, next_below};
   }
-  return {above, equal, next_above, next_below};
+  return sides;
 }
 
 // The index of the key that has so many equal ones before it; reads whole blocks.

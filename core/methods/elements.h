@@ -1,6 +1,7 @@
 // Element programs that several methods share.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,19 @@ template <class Use>
     for (int64_t lane = 0; lane < kLanes; ++lane) use(start + lane, lane);
   }
   for (int64_t lane = 0; start + lane < count; ++lane) use(start + lane, lane);
+}
+
+// Calls use(rows, k) for a region's rows, an array of pointers to their elements from `first` on; k
+// counts the rows before. First four at a time, so that what is summed over them stays in
+// registers, then one by one.
+template <class T, class Use>
+[[gnu::always_inline]] inline void ForRows(const Region& region, int64_t first, const Use& use) {
+  const auto row = [&](size_t k) { return region.row_as<T>(k) + first; };
+  size_t k = 0;
+  for (; k + 4 <= region.rows.size(); k += 4) {
+    use(std::array<const T*, 4>{row(k), row(k + 1), row(k + 2), row(k + 3)}, k);
+  }
+  for (; k < region.rows.size(); ++k) use(std::array<const T*, 1>{row(k)}, k);
 }
 
 // lanes[i mod kLanes] += |x[i]|, in float64.

@@ -29,11 +29,11 @@ class MagnitudeBins {
   // The bin of every entry.
   const std::vector<uint16_t>& bins() const { return bins_; }
   // Entries in every bin.
-  const std::array<int32_t, kBins + 1>& sizes() const { return sizes_; }
+  const std::array<int64_t, kBins + 1>& sizes() const { return sizes_; }
 
  private:
   std::vector<uint16_t> bins_;
-  std::array<int32_t, kBins + 1> sizes_ = {};
+  std::array<int64_t, kBins + 1> sizes_ = {};
 };
 
 }  // namespace orthomerge

@@ -63,7 +63,7 @@ class Nearswap : public Method {
 };
 
 // Sums and maxima in kLanes lanes, so that they are vectors.
-[[gnu::always_inline]] inline double SumOf(const double* x, int64_t n) {
+[[gnu::always_inline]] inline double SumInLanes(const double* x, int64_t n) {
   double lanes[kLanes] = {};
   ForLanes(n, [&](int64_t i, int64_t lane) { lanes[lane] += x[i]; });
   return FoldLanes(lanes);
@@ -90,12 +90,12 @@ ORTHOMERGE_PER_CPU double Divergence(const T* __restrict x, const T* __restrict 
     p[i] = Exp(x[i] - largest_x);
     q[i] = Exp(b[i] - largest_b);
   }
-  const double p_factor = 1 / SumOf(p, n), q_factor = 1 / SumOf(q, n);
+  const double p_factor = 1 / SumInLanes(p, n), q_factor = 1 / SumInLanes(q, n);
   for (int64_t i = 0; i < n; ++i) {
     const double own = p[i] * p_factor + 1e-8, other = q[i] * q_factor + 1e-8;
     p[i] = own * LogRatio(own, other) - (own - other);
   }
-  return SumOf(p, n);
+  return SumInLanes(p, n);
 }
 
 template <class T>

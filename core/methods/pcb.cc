@@ -7,6 +7,7 @@
 // N is 0 for a row that is constant.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/math/functions.h"
 #include "core/math/per_cpu.h"
@@ -43,13 +44,27 @@ template <class T>
   return Exp(models * intra * intra) * Tanh(own * sum);
 }
 
-// sums[i] = the sum of all rows' entries.
+// Elements whose sums over the models are made together.
+constexpr int64_t kBlock = 512;
+
+// sums[i] = the sum of all rows' entries, rounded once; at most the largest number, so that an
+// entry of 0 times it is 0. Of at most kBlock elements.
 template <class T, class Wide>
-ORTHOMERGE_PER_CPU void Sum(const Region& region, int64_t first, int64_t count, Wide* sums) {
-  std::fill_n(sums, count, Wide{0});
-  for (size_t k = 0; k < region.rows.size(); ++k) {
-    const T* row = region.row_as<T>(k) + first;
-    for (int64_t i = 0; i < count; ++i) sums[i] += row[i];
+ORTHOMERGE_PER_CPU void Sum(const Region& region, int64_t first, int64_t count,
+                            Wide* __restrict sums) {
+  double exact[kBlock];
+  std::fill_n(exact, count, 0.0);
+  ForRows<T>(region, first, [&](const auto& rows, size_t) {
+    for (int64_t i = 0; i < count; ++i) {
+      double sum = exact[i];
+      for (const T* const row : rows) sum += row[i];
+      exact[i] = sum;
+    }
+  });
+  constexpr double kMost = std::numeric_limits<Wide>::max();
+  for (int64_t i = 0; i < count; ++i) {
+    const double sum = exact[i] < kMost ? exact[i] : kMost;
+    sums[i] = static_cast<Wide>(sum > -kMost ? sum : -kMost);
   }
 }
 
@@ -78,9 +93,9 @@ ORTHOMERGE_PER_CPU void AddScored(const T* __restrict row, const Wide* __restric
 }
 
 template <class T, class Wide>
-ORTHOMERGE_PER_CPU void AddToBase(const T* __restrict base, const Wide* __restrict merged,
-                                  const Wide* __restrict scores, double lambda, int64_t count,
-                                  T* __restrict out) {
+ORTHOMERGE_PER_CPU void AddMeans(const T* __restrict base, const Wide* __restrict merged,
+                                 const Wide* __restrict scores, double lambda, int64_t count,
+                                 T* __restrict out) {
   for (int64_t i = 0; i < count; ++i) {
     const Wide mean = merged[i] / (scores[i] > Wide(1e-12) ? scores[i] : Wide(1e-12));
     out[i] = static_cast<T>(base[i] + lambda * mean);
@@ -123,8 +138,6 @@ class PcbProgram : public TensorProgram {
   std::string description() const override { return "competing parameters balanced"; }
 
  private:
-  static constexpr int64_t kBlock = 512;
-
   template <class Wide>
   static std::vector<Range<Wide>> RangesOf(const OrderStatistics& statistics, const Solved& solved,
                                            size_t models) {
@@ -150,7 +163,9 @@ class PcbProgram : public TensorProgram {
     }
     const std::vector<Range<Wide>> ranges = RangesOf<Wide>(magnitudes_, solved, models);
     std::vector<Wide> sums(static_cast<size_t>(region.elements)), balances(sums.size());
-    Sum<T>(region, 0, region.elements, sums.data());
+    for (int64_t first = 0; first < region.elements; first += kBlock) {
+      Sum<T>(region, first, std::min(kBlock, region.elements - first), &sums[first]);
+    }
     for (size_t k = 0; k < models; ++k) {
       Balances(region.row_as<T>(k), sums.data(), ranges[k], models, region.elements,
                balances.data());
@@ -172,7 +187,7 @@ class PcbProgram : public TensorProgram {
         AddScored(region.row_as<T>(k) + first, sums, magnitudes[k], balances[k], models, count,
                   merged, scores);
       }
-      AddToBase(region.base_as<T>() + first, merged, scores, lambda_, count, out + first);
+      AddMeans(region.base_as<T>() + first, merged, scores, lambda_, count, out + first);
     }
     CarryNonFinite(region, out);
   }

@@ -14,25 +14,6 @@
 namespace orthomerge {
 namespace {
 
-// Adds kRows rows from row k on to the sums of |tau_j| and of |tau_j| sum_{i<j} |tau_i|.
-template <int kRows, class T>
-[[gnu::always_inline]] inline void AddRows(const Region& region, size_t k, int64_t first,
-                                           int64_t count, double* __restrict sum,
-                                           double* __restrict omega) {
-  const T* rows[kRows];
-  for (int r = 0; r < kRows; ++r) rows[r] = region.row_as<T>(k + r) + first;
-  for (int64_t i = 0; i < count; ++i) {
-    double before = sum[i], products = omega[i];
-    for (int r = 0; r < kRows; ++r) {
-      const double magnitude = std::abs(rows[r][i]);
-      products += magnitude * before;
-      before += magnitude;
-    }
-    sum[i] = before;
-    omega[i] = products;
-  }
-}
-
 // 2 sum_j |tau_j| sum_{i<j} |tau_i|, without the cancellation of (sum |tau|)^2 - sum tau^2.
 template <class T>
 ORTHOMERGE_PER_CPU void Sensitivities(const Region& region, T* __restrict out) {
@@ -42,9 +23,18 @@ ORTHOMERGE_PER_CPU void Sensitivities(const Region& region, T* __restrict out) {
     const int64_t count = std::min(kBlock, region.elements - first);
     std::fill_n(sum, count, 0.0);
     std::fill_n(omega, count, 0.0);
-    size_t k = 0;  // four rows at a time, whose sums stay in registers
-    for (; k + 4 <= region.rows.size(); k += 4) AddRows<4, T>(region, k, first, count, sum, omega);
-    for (; k < region.rows.size(); ++k) AddRows<1, T>(region, k, first, count, sum, omega);
+    ForRows<T>(region, first, [&](const auto& rows, size_t) {
+      for (int64_t i = 0; i < count; ++i) {
+        double before = sum[i], products = omega[i];
+        for (const T* const row : rows) {
+          const double magnitude = std::abs(row[i]);
+          products += magnitude * before;
+          before += magnitude;
+        }
+        sum[i] = before;
+        omega[i] = products;
+      }
+    });
     for (int64_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(2 * omega[i]);
   }
 }

@@ -19,7 +19,7 @@ class Functions : public testing::Test {
         << got << " for " << want;
   }
   static constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  static constexpr T kMost = sizeof(T) == sizeof(float) ? T(88) : T(709);
+  static constexpr T kMost = sizeof(T) == sizeof(float) ? T(88.376) : T(709.436);
   static constexpr T kLeast = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
 
   static long double ExactLogRatio(long double a, long double b) {
@@ -68,6 +68,12 @@ TYPED_TEST(Functions, Ends) {
   EXPECT_EQ(Exp(T(0)), 1);
   EXPECT_EQ(Exp(infinity), infinity);
   EXPECT_EQ(Exp(T(800)), infinity);
+  // Between the last value that is close and the end of the range nothing else than infinity.
+  const T end = sizeof(T) == sizeof(float) ? T(88.3766) : T(709.437);
+  this->ExpectClose(Exp(this->kMost), std::exp(static_cast<long double>(this->kMost)), 2);
+  for (T beyond = 0; beyond < 2; beyond += T(0.0001)) {
+    EXPECT_EQ(Exp(end + beyond), infinity) << beyond;
+  }
   EXPECT_EQ(Exp(T(-800)), 0);
   EXPECT_EQ(Exp(-infinity), 0);
   EXPECT_LE(Exp(this->kLeast - T(0.5)), std::numeric_limits<T>::min());

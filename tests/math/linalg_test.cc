@@ -6,6 +6,8 @@
 #include <thread>
 #include <tuple>
 
+#include "core/base/status.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace orthomerge {
@@ -13,11 +15,18 @@ namespace {
 
 using Matrix = std::vector<double>;  // row-major
 
-const DenseAlgebra& Algebra() {
-  const auto algebra = LoadDenseAlgebra();
-  EXPECT_TRUE(algebra.ok()) << algebra.status();
-  return **algebra;
-}
+// Every operation by the CPU's own steps and by the general ones, which other devices use.
+class Linalg : public testing::TestWithParam<bool> {
+ protected:
+  static const DenseAlgebra& Algebra(bool general) {
+    const auto algebra = general ? LoadGeneralAlgebra() : LoadDenseAlgebra();
+    EXPECT_TRUE(algebra.ok()) << algebra.status();
+    return **algebra;
+  }
+  static const DenseAlgebra& Algebra() { return Algebra(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(, Linalg, testing::Bool(),
+                         [](const auto& info) { return info.param ? "general" : "cpu"; });
 
 TaskMatrices TasksOf(int64_t m, int64_t n, std::vector<void*>* rows, std::vector<Matrix>* tasks) {
   rows->clear();
@@ -80,7 +89,7 @@ std::vector<double> Spread(int64_t r, double condition) {
   return s;
 }
 
-TEST(Linalg, IsoCIsExactAsFarAsTheConditionAllows) {
+TEST_P(Linalg, IsoCIsExactAsFarAsTheConditionAllows) {
   for (const auto& [m, n] : {std::pair{60, 60}, {90, 50}, {50, 90}, {700, 530}}) {
     const int64_t r = std::min(m, n);
     const Matrix u = Orthonormal(m, r, 1), v = Orthonormal(n, r, 2);
@@ -100,7 +109,7 @@ TEST(Linalg, IsoCIsExactAsFarAsTheConditionAllows) {
   }
 }
 
-TEST(Linalg, IsoCIsExactWhereFewSingularValuesAreSmall) {
+TEST_P(Linalg, IsoCIsExactWhereFewSingularValuesAreSmall) {
   // The factor of a square matrix feels only sums of two of them.
   for (const auto& [m, n, few] : {std::tuple{60, 60, std::vector<double>{4e-4, 2e-4, 1e-4}},
                                   {90, 50, {4e-4, 2e-4, 1e-4}},
@@ -118,7 +127,9 @@ TEST(Linalg, IsoCIsExactWhereFewSingularValuesAreSmall) {
     Matrix got(static_cast<size_t>(m * n));
     ASSERT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), got.data()).ok());
     const Matrix want = Compose(m, n, u, std::vector<double>(r, mean), v);
-    EXPECT_LT(Distance(got, want), 2e-12) << m << "x" << n << " " << few.size();
+    // The general steps end with one of third order, good for 3e-12.
+    EXPECT_LT(Distance(got, want), GetParam() ? 3e-12 : 2e-12)
+        << m << "x" << n << " " << few.size();
   }
 }
 
@@ -127,12 +138,13 @@ struct Decomposed {
   Matrix u, v;  // columns: m x k, n x k
   double sum = 0;
 };
-Decomposed Decompose(int64_t m, int64_t n, const Matrix& matrix, int64_t k) {
+Decomposed Decompose(const DenseAlgebra& algebra, int64_t m, int64_t n, const Matrix& matrix,
+                     int64_t k) {
   std::vector<Matrix> task = {matrix};
   task[0].resize(static_cast<size_t>(std::max(m, n) * n));
   std::vector<void*> rows;
   Matrix basis(static_cast<size_t>(m * m));
-  const auto rank = Algebra().Align(TasksOf(m, n, &rows, &task), 1e-9, basis.data());
+  const auto rank = algebra.Align(TasksOf(m, n, &rows, &task), 1e-9, basis.data());
   EXPECT_TRUE(rank.ok() && *rank >= k) << rank.status();
   Decomposed result;
   result.u.resize(static_cast<size_t>(m * k));
@@ -159,18 +171,18 @@ void Append(int64_t n, const Matrix& b, Matrix* a) {
   *a = std::move(both);
 }
 
-Matrix PolarFactor(int64_t m, int64_t n, const Matrix& matrix) {
+Matrix PolarFactor(const DenseAlgebra& algebra, int64_t m, int64_t n, const Matrix& matrix) {
   std::vector<Matrix> task = {matrix};
   std::vector<void*> rows;
   Matrix factor(matrix.size());
-  EXPECT_TRUE(Algebra().IsoC(TasksOf(m, n, &rows, &task), factor.data()).ok());
+  EXPECT_TRUE(algebra.IsoC(TasksOf(m, n, &rows, &task), factor.data()).ok());
   double squares = 0;
   for (const double x : factor) squares += x * x;
   for (double& x : factor) x *= std::sqrt(static_cast<double>(std::min(m, n)) / squares);
   return factor;
 }
 
-TEST(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
+TEST_P(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
   for (const auto& [m, n, common] : {std::tuple{30, 50, 24}, {50, 30, 24}, {30, 30, 10}}) {
     const int64_t r = std::min(m, n), own = (r - common) / 2;
     std::vector<Matrix> tasks;
@@ -181,7 +193,7 @@ TEST(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
     const std::vector<Matrix> before = tasks;
     Matrix sum(tasks[0].size());
     for (size_t i = 0; i < sum.size(); ++i) sum[i] = tasks[0][i] + tasks[1][i];
-    Decomposed all = Decompose(m, n, sum, common);
+    Decomposed all = Decompose(Algebra(), m, n, sum, common);
     const Matrix left = all.u;
     double values = all.sum;
     for (const Matrix& task : tasks) {
@@ -193,14 +205,14 @@ TEST(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
           for (int64_t i = 0; i < m; ++i) rest[i * n + j] -= along * left[i * common + c];
         }
       }
-      const Decomposed part = Decompose(m, n, rest, own);
+      const Decomposed part = Decompose(Algebra(), m, n, rest, own);
       values += part.sum;
       Append(m, part.u, &all.u);
       Append(n, part.v, &all.v);
     }
-    const Matrix want =
-        Compose(m, n, PolarFactor(m, r, all.u),
-                std::vector<double>(r, values / static_cast<double>(r)), PolarFactor(n, r, all.v));
+    const Matrix want = Compose(m, n, PolarFactor(Algebra(), m, r, all.u),
+                                std::vector<double>(r, values / static_cast<double>(r)),
+                                PolarFactor(Algebra(), n, r, all.v));
     std::vector<void*> rows;
     Matrix got(want.size());
     ASSERT_TRUE(Algebra().IsoCts(TasksOf(m, n, &rows, &tasks), {common, own}, got.data()).ok());
@@ -209,7 +221,7 @@ TEST(Linalg, IsoCtsIsMadeOfCommonAndOwnDirections) {
   }
 }
 
-TEST(Linalg, IsoCtsOfTasksWithNothingOfTheirOwn) {
+TEST_P(Linalg, IsoCtsOfTasksWithNothingOfTheirOwn) {
   for (const auto& [m, n] : {std::pair{12, 15}, {15, 12}}) {
     Matrix u(static_cast<size_t>(2 * m), 0.0), v(static_cast<size_t>(2 * n), 0.0);
     u[0] = u[3] = v[0] = v[3] = 1;  // axes, so that nothing but 0 is left
@@ -221,7 +233,7 @@ TEST(Linalg, IsoCtsOfTasksWithNothingOfTheirOwn) {
   }
 }
 
-TEST(Linalg, DogeFollowsItsGradient) {
+TEST_P(Linalg, DogeFollowsItsGradient) {
   // Without a shared space: rows are independent, and longer than what is summed at once.
   const int64_t m = 3, n = 37;
   std::vector<Matrix> tasks;
@@ -259,7 +271,7 @@ TEST(Linalg, DogeFollowsItsGradient) {
   EXPECT_LT(Distance(got, want), 1e-9);
 }
 
-TEST(Linalg, ASumWithoutFullRankIsCompleted) {
+TEST_P(Linalg, ASumWithoutFullRankIsCompleted) {
   const int64_t m = 20, n = 12;
   std::vector<double> s(n, 0.0);
   for (int i = 0; i < 5; ++i) s[i] = 1 + i;
@@ -277,7 +289,7 @@ TEST(Linalg, ASumWithoutFullRankIsCompleted) {
   }
 }
 
-TEST(Linalg, OrthogonalTasksKeepTheirLeadingTriplets) {
+TEST_P(Linalg, OrthogonalTasksKeepTheirLeadingTriplets) {
   // Tasks in orthogonal spaces of two directions each, and less of a third that must go.
   const int64_t m = 40, n = 30;
   const Matrix u = Orthonormal(m, 9, 5), v = Orthonormal(n, 9, 6);
@@ -303,7 +315,7 @@ TEST(Linalg, OrthogonalTasksKeepTheirLeadingTriplets) {
   EXPECT_LT(Distance(got, sum), 1e-12);
 }
 
-TEST(Linalg, AlignGivesCoordinatesInACommonBasis) {
+TEST_P(Linalg, AlignGivesCoordinatesInACommonBasis) {
   for (const auto& [m, n] : {std::pair{30, 50}, {50, 20}, {80, 10}}) {
     std::vector<Matrix> tasks;
     for (unsigned i = 0; i < 3; ++i) {
@@ -324,7 +336,7 @@ TEST(Linalg, AlignGivesCoordinatesInACommonBasis) {
   }
 }
 
-TEST(Linalg, ThreadsDoNotChangeABit) {
+TEST_P(Linalg, ThreadsDoNotChangeABit) {
   const int64_t m = 70, n = 90;
   const auto tasks = [&] {
     return std::vector<Matrix>{
@@ -358,6 +370,121 @@ TEST(Linalg, ThreadsDoNotChangeABit) {
   other.join();
   EXPECT_EQ(alone, first);
   EXPECT_EQ(alone, second);
+}
+
+// What all operations make of two task matrices, one after the other.
+struct Results {
+  Matrix iso_c, iso_cts, tsv_m, wudi, doge, coordinates, factors;
+};
+Results ResultsOf(const DenseAlgebra& algebra, int64_t m, int64_t n, std::vector<Matrix> tasks) {
+  const int64_t r = std::min(m, n);
+  std::vector<void*> rows;
+  const TaskMatrices matrices = TasksOf(m, n, &rows, &tasks);
+  const auto filled = [&](int64_t elements, const auto& operation) {
+    Matrix out(static_cast<size_t>(elements));
+    const absl::Status status = operation(out.data());
+    EXPECT_TRUE(status.ok()) << status;
+    return out;
+  };
+  DogeProblem doge;
+  doge.factors = {0.02, 0.03};
+  doge.task_rank = r / 2;
+  doge.shared_rank = r / 6;
+  doge.descent = {1e-4, 20};
+  TaskMatrices first = matrices;
+  first.rows = matrices.rows.subspan(0, 1);
+  Results results;
+  results.iso_c = filled(m * n, [&](double* out) { return algebra.IsoC(matrices, out); });
+  results.iso_cts = filled(m * n, [&](double* out) {
+    return algebra.IsoCts(matrices, {r - 2 * (r / 10), r / 10}, out);
+  });
+  results.tsv_m = filled(m * n, [&](double* out) { return algebra.TsvM(matrices, r / 2, out); });
+  results.wudi =
+      filled(m * n, [&](double* out) { return algebra.Wudi(matrices, {1e-5, 20}, out); });
+  results.doge = filled(m * n, [&](double* out) { return algebra.Doge(matrices, doge, out); });
+  results.factors =
+      filled(r / 3 * (m + n), [&](double* out) { return algebra.Truncate(first, r / 3, out); });
+  filled(m * m, [&](double* out) { return algebra.Align(matrices, 0, out).status(); });
+  for (const Matrix& task : tasks) {
+    results.coordinates.insert(results.coordinates.end(), task.begin(), task.end());
+  }
+  return results;
+}
+
+std::vector<Matrix> TwoTasks(int64_t m, int64_t n) {
+  const int64_t r = std::min(m, n);
+  return {Compose(m, n, Orthonormal(m, r, 80), Spread(r, 50), Orthonormal(n, r, 81)),
+          Compose(m, n, Orthonormal(m, r, 82), Spread(r, 20), Orthonormal(n, r, 83))};
+}
+
+TEST_F(Linalg, TheGeneralStepsAgreeWithThoseOfTheCpu) {
+  for (const auto& [m, n] : {std::pair{70, 90}, {90, 70}}) {
+    const std::vector<Matrix> tasks = TwoTasks(m, n);
+    const Results own = ResultsOf(Algebra(false), m, n, tasks);
+    const Results general = ResultsOf(Algebra(true), m, n, tasks);
+    EXPECT_LT(Distance(general.iso_c, own.iso_c), 1e-11);
+    EXPECT_LT(Distance(general.iso_cts, own.iso_cts), 1e-11);
+    EXPECT_LT(Distance(general.tsv_m, own.tsv_m), 1e-11);
+    EXPECT_LT(Distance(general.wudi, own.wudi), 1e-11);
+    EXPECT_LT(Distance(general.doge, own.doge), 1e-11);
+    EXPECT_LT(Distance(general.coordinates, own.coordinates), 1e-9);
+    EXPECT_LT(Distance(general.factors, own.factors), 1e-9);
+  }
+}
+
+TEST_F(Linalg, TheClassTellsWhatFindsEigenvectors) {
+  const std::string own = Algebra(false).numerics_class();
+  EXPECT_THAT(own, testing::AnyOf(testing::EndsWith("/dsytrd"), testing::EndsWith("/eigh")));
+  EXPECT_NE(own, Algebra(true).numerics_class());
+}
+
+// Squares of the entries are beyond what float64 holds, or have few digits.
+TEST_P(Linalg, MatricesOfAnyMagnitude) {
+  const auto times = [](Matrix matrix, double factor) {
+    for (double& x : matrix) x *= factor;
+    return matrix;
+  };
+  for (const auto& [m, n] : {std::pair{60, 70}, {70, 60}}) {
+    const std::vector<Matrix> tasks = TwoTasks(m, n);
+    const Results want = ResultsOf(Algebra(), m, n, tasks);
+    for (const int exponent : {-900, -520, 520, 900}) {
+      const double scale = std::ldexp(1, exponent);
+      const std::vector<Matrix> scaled = {times(tasks[0], scale), times(tasks[1], scale)};
+      const auto near = [&](const Matrix& got, const Matrix& expected, double power) {
+        return Distance(times(got, std::pow(scale, -power)), expected) < 1e-11;
+      };
+      const Results got = ResultsOf(Algebra(), m, n, scaled);
+      EXPECT_TRUE(near(got.iso_c, want.iso_c, 1)) << exponent;
+      EXPECT_TRUE(near(got.iso_cts, want.iso_cts, 1)) << exponent;
+      EXPECT_TRUE(near(got.tsv_m, want.tsv_m, 1)) << exponent;
+      EXPECT_TRUE(near(got.coordinates, want.coordinates, 1)) << exponent;
+      EXPECT_TRUE(near(got.factors, want.factors, 0.5)) << exponent;
+    }
+    // One task alone, whose singular vectors count as much as the other's.
+    const auto uneven = [&](int exponent) {
+      return ResultsOf(Algebra(), m, n, {tasks[0], times(tasks[1], std::ldexp(1, exponent))});
+    };
+    const Results got = uneven(-520), limit = uneven(-60);
+    EXPECT_LT(Distance(got.iso_cts, limit.iso_cts), 1e-11);
+    EXPECT_LT(Distance(got.tsv_m, limit.tsv_m), 1e-11);
+    EXPECT_LT(Distance(got.wudi, limit.wudi), 1e-11);
+  }
+}
+
+TEST_P(Linalg, WhatIsLargerThanLapackCanTellIsRefused) {
+  // Tasks of one column, all the same one: the rank is the number of tasks or of rows.
+  for (const auto& [m, count] : {std::pair{65536, 65536}, {24577, 24576}}) {
+    Matrix column(static_cast<size_t>(m), 1.0), basis(1);
+    const std::vector<void*> rows(static_cast<size_t>(count), column.data());
+    TaskMatrices tasks;
+    tasks.f64 = true;
+    tasks.m = m;
+    tasks.n = 1;
+    tasks.rows = rows;
+    const absl::Status status = Algebra().Align(tasks, 0, basis.data()).status();
+    EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("LAPACK's 32-bit sizes"));
+  }
 }
 
 }  // namespace

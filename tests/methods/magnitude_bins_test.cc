@@ -34,7 +34,7 @@ TYPED_TEST(MagnitudeBinsTest, FallWithTheMagnitude) {
       ASSERT_LE(bins.bins()[order[i - 1]], bins.bins()[order[i]]) << spread;
     }
     EXPECT_EQ(bins.bins()[order[0]], 0);
-    EXPECT_EQ(std::accumulate(bins.sizes().begin(), bins.sizes().end(), 0), 3000);
+    EXPECT_EQ(std::accumulate(bins.sizes().begin(), bins.sizes().end(), int64_t{0}), 3000);
     EXPECT_EQ(bins.sizes()[bins.kNowhere], 0);
   }
 }

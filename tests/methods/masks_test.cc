@@ -428,7 +428,7 @@ TEST(Tatr, AgreesWithItsFormula) {
       }
       return merged;
     };
-    ExpectRule("tatr", {{"quantile", quantile}}, rule, 27);
+    for (const int k : {4, 6}) ExpectRule("tatr", {{"quantile", quantile}}, rule, 27, k);
   }
 }
 
@@ -477,6 +477,30 @@ TEST(Pcb, AgreesWithItsFormula) {
 TEST(Pcb, ConstantTaskVectorsScoreNothing) {
   MemoryModel model = {{"t", {4}, {1, 2, 3, 4}, {Vector(4, 0.5), Vector(4, 0.5)}}};
   EXPECT_EQ(Merged("pcb", {}, model)[0], model[0].base);
+}
+
+TEST(Pcb, SumsOverModelsAreNotInFloat32) {
+  // In float32 the first element's sum would be 0, and the second's infinite.
+  const double big = 0x1p24, huge = 3e38;
+  const MemoryModel model = {{"t",
+                              {2, 3},
+                              Vector(6, 0.0),
+                              {{big, huge, 0.2, 4, -1, 2},
+                               {1, huge, 0.5, -3, 2, 3},
+                               {1, 0, -0.7, 2, 0.5, -4},
+                               {-big, 0, 0.1, 1, 3, 1}}}};
+  const ParameterMap parameters = {{"ratio", 0.9}, {"lambda", 0.5}};
+  const Vector narrow = Merged("pcb", parameters, model, false)[0];
+  const Vector wide = Merged("pcb", parameters, model, true)[0];
+  EXPECT_GT(wide[0], 0);
+  for (size_t i = 0; i < wide.size(); ++i) {
+    EXPECT_NEAR(narrow[i], wide[i], 1e-5 * std::abs(wide[i])) << i;
+  }
+  // In float64 such a sum is infinite, too: an entry of 0 has no part in it.
+  MemoryModel largest = model;
+  for (Vector& row : largest[0].rows) row[1] = row[1] == 0 ? 0 : 1.7e308;
+  const Vector merged = Merged("pcb", parameters, largest, true)[0];
+  for (const double x : merged) EXPECT_TRUE(std::isfinite(x)) << x;
 }
 
 TEST(Dare, KeepsTheRightShareAndRescales) {
