@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/checkpoint/config.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 #include "core/engine/tokenizer.h"
