@@ -142,6 +142,41 @@ TEST_F(MatchTest, BuffersThatAModelLacksAreLeftOut) {
   EXPECT_THAT(TryPlan(MakeRecipe("average", 2)), Fails(Reason::kTensorMissing, "l.attn.bias"));
 }
 
+// mergekit's recipes may name the base anywhere among the models.
+TEST_F(MatchTest, WhatIsABufferDependsOnTheTensorAndNotOnTheOrder) {
+  base_.push_back(RandomTensor("h.attn.bias", DType::kF32, {1, 1, 4, 4}, random_));
+  WriteModels(base_, models_);
+  const auto plan = [&](const std::string& first, const std::string& second) {
+    return TryPlan(Parsed(absl::StrCat("merge_method: linear\nbase_model: base\nparameters: ",
+                                       "{weight: 1}\nmodels: [{model: ", first,
+                                       "}, {model: ", second, "}]\n")));
+  };
+  EXPECT_THAT(plan("m0", "base"), IsOk());
+  EXPECT_THAT(plan("base", "m0"), IsOk());
+  base_.push_back(RandomTensor("l.attn.bias", DType::kF32, {4}, random_));
+  WriteModels(base_, models_);
+  EXPECT_THAT(plan("m0", "base"),
+              Fails(Reason::kTensorMissing, "tensor l.attn.bias of base is missing in m0"));
+}
+
+TEST_F(MatchTest, AMissingTensorOfASliceIsNamedAsItsLeaderHasIt) {
+  const TestTensor w = RandomTensor("layers.0.w", DType::kF32, {3}, random_);
+  TestModel base, model;
+  for (int i = 0; i < 3; ++i) {
+    base.push_back(w);
+    base.back().name = absl::StrCat("layers.", i, ".w");
+    model.push_back(base.back());
+    base.push_back(w);
+    base.back().name = absl::StrCat("layers.", i, ".x");
+  }
+  WriteModels(base, {model});
+  EXPECT_THAT(TryPlan(Parsed("merge_method: ties\nbase_model: base\nparameters: {weight: 1}\n"
+                             "slices: [{sources: [{model: m0, layer_range: [1, 2]}, "
+                             "{model: base, layer_range: [2, 3]}]}]\n")),
+              Fails(Reason::kTensorMissing, "tensor layers.2.x of base is missing in m0"));
+  EXPECT_THAT(Messages(true), testing::ElementsAre(HasSubstr(", where it is layers.1.x:")));
+}
+
 TEST_F(MatchTest, SlicesOfModulesSetTheirOwnNumbersOfLayers) {
   const auto write = [&](const std::string& config) {
     TestModel model;
