@@ -12,6 +12,7 @@
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/json_events.h"
+#include "core/checkpoint/tensor_names.h"
 
 namespace orthomerge {
 namespace {

@@ -9,9 +9,11 @@
 #include "absl/strings/str_join.h"
 #include "core/base/bytes.h"
 #include "core/base/status.h"
+#include "core/checkpoint/config.h"
 #include "core/checkpoint/header_reader.h"
 #include "core/checkpoint/json_events.h"
 #include "core/checkpoint/shard_index.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/checkpoint/torch_file.h"
 
 namespace orthomerge {
@@ -305,6 +307,17 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(Storage& storage, const Uri& uri,
 
 const TensorInfo* Checkpoint::Find(absl::string_view name) const {
   return FindByName(tensors_, name);
+}
+
+const TensorInfo* Checkpoint::TiedStandIn(absl::string_view name) const {
+  if (!IsHeadName(name) || !config_.has_value() || !TiesHead(*config_)) return nullptr;
+  const TensorInfo* embedding = nullptr;
+  for (const TensorInfo& tensor : tensors_) {
+    if (!IsEmbeddingName(tensor.name)) continue;
+    if (embedding != nullptr) return nullptr;
+    embedding = &tensor;
+  }
+  return embedding;
 }
 
 uint64_t Checkpoint::total_bytes() const {

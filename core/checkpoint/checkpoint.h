@@ -71,15 +71,6 @@ class Checkpoint {
   bool lone_file_ = false;
 };
 
-// "lm_head.weight" and its kin: an output projection that may be tied to the embedding.
-bool IsHeadName(absl::string_view name);
-// "model.embed_tokens.weight" and its kin.
-bool IsEmbeddingName(absl::string_view name);
-
-// "rotary_emb.inv_freq" and its kin, attention masks among them: what nobody trained, and older
-// checkpoints hold although it is computed when a model is made.
-bool IsBuffer(absl::string_view name, const std::vector<int64_t>& shape);
-
 // A file that travels with a model (tokenizer, generation config, licence ...).
 struct Sidecar {
   std::string name;  // relative to the folder
@@ -94,35 +85,5 @@ absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Checkp
 // The same for a folder, which need not hold a model.
 absl::StatusOr<std::vector<Sidecar>> FindSidecars(Storage& storage, const Uri& folder,
                                                   const CallOptions& options);
-
-// A layer of a merged model as a layer of one of its inputs.
-struct LayerOrigin {
-  const std::string* config = nullptr;  // null: the input is the donor, or has none
-  int64_t layer = 0;
-};
-
-// What a merged model's config.json says otherwise than its donor's.
-struct ConfigChanges {
-  std::optional<DType> dtype;              // of the weights, where one was asked for
-  bool head_written = false;               // there is a separate head
-  std::vector<LayerOrigin> layers = {};    // all of them, where slices decided; else empty
-  std::optional<int64_t> vocabulary = {};  // rows of the embeddings, where a tokenizer was made
-};
-
-// config.json for a merged model: `text` with its dtype (torch_dtype and/or dtype, whichever keys
-// it has; torch_dtype if neither) and its number of layers (num_hidden_layers, num_layers, n_layer,
-// n_layers, where they are) and vocab_size (added where it is missing) set as `changes` says, and
-// tie_word_embeddings set to false where it is true but a separate head is written. Lists with an
-// entry for each layer (layer_types and others, as long as the number says) get that of each
-// layer's origin, or, where its config has no such list, their own; one that lacks an entry for
-// some layer stays. The same keys inside text_config too, where they are. Every other byte stays,
-// also NaN and Infinity as Python writes them. kInputCorrupt if it is no JSON object.
-absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes);
-
-// model_type of a config.json ("llama"); nothing if it has no text there.
-std::optional<std::string> ModelType(absl::string_view config);
-
-// vocab_size of a config.json, or of its text_config; nothing if it has no number there.
-std::optional<int64_t> VocabularySize(absl::string_view config);
 
 }  // namespace orthomerge

@@ -1,4 +1,4 @@
-// What config.json says about the tensors: their dtype, and heads that are tied to embeddings.
+#include "core/checkpoint/config.h"
 
 #include <algorithm>
 #include <array>
@@ -14,7 +14,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "core/base/status.h"
-#include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/config_text.h"
 
 namespace orthomerge {
@@ -22,35 +21,10 @@ namespace {
 
 constexpr absl::string_view kTie = "tie_word_embeddings";
 constexpr absl::string_view kTextConfig = "text_config";
+constexpr absl::string_view kVisionConfig = "vision_config";
 constexpr absl::string_view kVocabulary = "vocab_size";
-
-// True for `suffix` itself and for names that end in a dot and `suffix`.
-bool IsOrEndsIn(absl::string_view name, absl::string_view suffix) {
-  return absl::EndsWith(name, suffix) &&
-         (name.size() == suffix.size() || name[name.size() - suffix.size() - 1] == '.');
-}
-
-bool TiesHead(absl::string_view config) {
-  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
-  if (!members.ok()) return false;
-  bool here = false, below = false;
-  for (const JsonMember& member : *members) {  // of equal keys the last one counts, as in Python
-    const absl::string_view value = ValueOf(config, member);
-    if (member.key == kTie) here = value == "true";
-    if (member.key != kTextConfig) continue;
-    below = false;
-    const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(value);
-    if (!inner.ok()) continue;
-    for (const JsonMember& field : *inner) {
-      if (field.key == kTie) below = ValueOf(value, field) == "true";
-    }
-  }
-  return here || below;
-}
-
-bool IsLayerCount(absl::string_view key) {
-  return key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" || key == "n_layers";
-}
+constexpr absl::string_view kText = "text";  // parts of a model, as in config.h
+constexpr absl::string_view kVision = "vision";
 
 // A number where `member` holds one that is no less than 0.
 std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member) {
@@ -59,6 +33,49 @@ std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member)
     return std::nullopt;
   }
   return count;
+}
+
+// An object that may say how many layers a part has.
+struct Section {
+  size_t offset = 0;  // of its text in that of the config
+  absl::string_view text;
+  std::vector<JsonMember> members;
+};
+
+std::vector<Section> SectionsOf(absl::string_view config, absl::string_view part) {
+  std::vector<Section> sections;
+  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
+  if (!members.ok()) return sections;
+  if (part != kVision) sections.push_back({0, config, *members});
+  if (part != kVision && part != kText) return sections;
+  for (const JsonMember& member : *members) {
+    if (member.key != (part == kVision ? kVisionConfig : kTextConfig)) continue;
+    const absl::string_view value = ValueOf(config, member);
+    absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(value);
+    if (inner.ok()) sections.push_back({member.value_begin, value, *std::move(inner)});
+  }
+  return sections;
+}
+
+// The number of layers of a part, if the member of its section holds one.
+std::optional<int64_t> LayerCount(const Section& section, const JsonMember& member,
+                                  absl::string_view part) {
+  const absl::string_view key = member.key;
+  const auto has = [&](absl::string_view other) {
+    return CountOf(section.text, FindMember(section.members, other)).has_value();
+  };
+  bool counts = false;
+  if (part == kText || part == kVision) {
+    counts = key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" ||
+             key == "n_layers" || (key == "depth" && part == kVision);
+  } else if (part == "encoder") {
+    counts = key == "encoder_layers" || key == "num_encoder_layers" ||
+             (key == "num_layers" && has("num_decoder_layers")) ||
+             (key == "num_hidden_layers" && has("encoder_layers"));
+  } else if (part == "decoder") {
+    counts = key == "decoder_layers" || key == "num_decoder_layers";
+  }
+  return counts ? CountOf(section.text, &member) : std::nullopt;
 }
 
 // Lists with an entry for each layer, as Transformers 5.24 names them. Lists of layers' numbers
@@ -88,22 +105,22 @@ std::vector<absl::string_view> EntriesOf(absl::string_view array) {
   return entries;
 }
 
-// Those of a config's list, or of that in its text_config.
-std::vector<absl::string_view> EntriesOf(absl::string_view config, absl::string_view key) {
-  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
-  if (!members.ok()) return {};
-  if (const JsonMember* list = FindMember(*members, key)) return EntriesOf(ValueOf(config, *list));
-  const JsonMember* const text_config = FindMember(*members, kTextConfig);
-  if (text_config == nullptr) return {};
-  const absl::string_view below = ValueOf(config, *text_config);
-  const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(below);
-  const JsonMember* const list = inner.ok() ? FindMember(*inner, key) : nullptr;
-  return list == nullptr ? std::vector<absl::string_view>() : EntriesOf(ValueOf(below, *list));
+// Those of a part's list.
+std::vector<absl::string_view> EntriesOf(absl::string_view config, absl::string_view part,
+                                         absl::string_view key) {
+  std::vector<absl::string_view> entries;
+  for (const Section& section : SectionsOf(config, part)) {
+    const JsonMember* const list = FindMember(section.members, key);
+    if (list == nullptr) continue;
+    entries = EntriesOf(ValueOf(section.text, *list));
+    if (section.offset == 0) break;  // what stands at the top comes before text_config
+  }
+  return entries;
 }
 
-// The list `text` for other layers, spaced as it is; nothing if it is to stay.
-std::optional<std::string> LayerList(absl::string_view key, absl::string_view text,
-                                     const std::vector<int64_t>& counts,
+// The list `text` of a part for other layers, spaced as it is; nothing if it is to stay.
+std::optional<std::string> LayerList(absl::string_view part, absl::string_view key,
+                                     absl::string_view text, const std::vector<int64_t>& counts,
                                      const std::vector<LayerOrigin>& layers) {
   constexpr size_t kLongest = 100;  // of words, numbers and spaces, so that the config stays small
   const std::vector<absl::string_view> own = EntriesOf(text);
@@ -118,7 +135,7 @@ std::optional<std::string> LayerList(absl::string_view key, absl::string_view te
     const std::vector<absl::string_view>* entries = &own;
     if (config != nullptr) {
       const auto [found, is_new] = others.try_emplace(config);
-      if (is_new) found->second = EntriesOf(*config, key);
+      if (is_new) found->second = EntriesOf(*config, part, key);
       if (!found->second.empty()) entries = &found->second;
     }
     if (layer >= static_cast<int64_t>(entries->size())) return std::nullopt;
@@ -136,6 +153,29 @@ std::optional<std::string> LayerList(absl::string_view key, absl::string_view te
                       text.substr(place(own.back()) + own.back().size()));
 }
 
+// The edits of what one section says of its part's layers.
+void EditLayers(const Section& section, absl::string_view part,
+                const std::vector<LayerOrigin>& layers, std::vector<TextEdit>* edits) {
+  std::vector<int64_t> counts;  // before the changes
+  const auto replace = [&](const JsonMember& member, std::string by) {
+    edits->push_back(
+        {section.offset + member.value_begin, section.offset + member.value_end, std::move(by)});
+  };
+  for (const JsonMember& member : section.members) {
+    const std::optional<int64_t> count = LayerCount(section, member, part);
+    if (!count.has_value()) continue;
+    counts.push_back(*count);
+    replace(member, absl::StrCat(layers.size()));
+  }
+  if (part != kText && part != kVision) return;
+  for (const JsonMember& member : section.members) {
+    if (!IsLayerList(member.key)) continue;
+    std::optional<std::string> list =
+        LayerList(part, member.key, ValueOf(section.text, member), counts, layers);
+    if (list.has_value()) replace(member, *std::move(list));
+  }
+}
+
 // Keys that an object has.
 struct Keys {
   bool dtype = false;
@@ -147,12 +187,6 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
                 const ConfigChanges& changes, std::vector<TextEdit>* edits) {
   const std::optional<DType> dtype = changes.dtype;
   Keys keys;
-  std::vector<int64_t> layer_counts;  // before the changes
-  for (const JsonMember& member : members) {
-    const std::optional<int64_t> count =
-        IsLayerCount(member.key) ? CountOf(text, &member) : std::nullopt;
-    if (count.has_value()) layer_counts.push_back(*count);
-  }
   for (const JsonMember& member : members) {
     const absl::string_view value = ValueOf(text, member);
     const auto replace = [&](std::string by) {
@@ -167,11 +201,6 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
       if (old != dtype) replace(absl::StrCat("\"", TextOf(*dtype), "\""));
     } else if (member.key == kTie && changes.head_written && value == "true") {
       replace("false");
-    } else if (!changes.layers.empty() && IsLayerCount(member.key)) {
-      replace(absl::StrCat(changes.layers.size()));
-    } else if (!changes.layers.empty() && IsLayerList(member.key)) {
-      std::optional<std::string> list = LayerList(member.key, value, layer_counts, changes.layers);
-      if (list.has_value()) replace(*std::move(list));
     } else if (member.key == kVocabulary) {
       keys.vocabulary = true;
       if (changes.vocabulary.has_value()) replace(absl::StrCat(*changes.vocabulary));
@@ -182,48 +211,22 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
 
 }  // namespace
 
-bool IsEmbeddingName(absl::string_view name) {
-  constexpr std::array<absl::string_view, 7> kSuffixes = {
-      "embed_tokens.weight",   "wte.weight",      "word_embeddings.weight",
-      "tok_embeddings.weight", "embed_in.weight", "word_embedding.weight",
-      "embeddings.weight"};
-  return name == "shared.weight" || name == "model.shared.weight" ||
-         std::any_of(kSuffixes.begin(), kSuffixes.end(),
-                     [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
-}
-
-bool IsHeadName(absl::string_view name) {
-  // The last two are too common inside of blocks to be taken with a prefix.
-  constexpr std::array<absl::string_view, 5> kNames = {
-      "cls.predictions.decoder.weight", "lm_head.decoder.weight", "generator_lm_head.weight",
-      "output.weight", "proj_out.weight"};
-  constexpr std::array<absl::string_view, 2> kSuffixes = {"lm_head.weight", "embed_out.weight"};
-  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
-         std::any_of(kSuffixes.begin(), kSuffixes.end(),
-                     [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
-}
-
-bool IsBuffer(absl::string_view name, const std::vector<int64_t>& shape) {
-  constexpr std::array<absl::string_view, 3> kSuffixes = {"inv_freq", "masked_bias",
-                                                          "position_ids"};
-  constexpr std::array<absl::string_view, 2> kMasks = {"attn.bias", "attention.bias"};
-  const auto is_one_of = [&](const auto& suffixes) {
-    return std::any_of(suffixes.begin(), suffixes.end(),
-                       [&](absl::string_view suffix) { return IsOrEndsIn(name, suffix); });
-  };
-  // A mask is [1, 1, n, n]; the bias of a layer is a vector.
-  return is_one_of(kSuffixes) || (shape.size() == 4 && is_one_of(kMasks));
-}
-
-const TensorInfo* Checkpoint::TiedStandIn(absl::string_view name) const {
-  if (!IsHeadName(name) || !config_.has_value() || !TiesHead(*config_)) return nullptr;
-  const TensorInfo* embedding = nullptr;
-  for (const TensorInfo& tensor : tensors_) {
-    if (!IsEmbeddingName(tensor.name)) continue;
-    if (embedding != nullptr) return nullptr;
-    embedding = &tensor;
+bool TiesHead(absl::string_view config) {
+  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
+  if (!members.ok()) return false;
+  bool here = false, below = false;
+  for (const JsonMember& member : *members) {  // of equal keys the last one counts, as in Python
+    const absl::string_view value = ValueOf(config, member);
+    if (member.key == kTie) here = value == "true";
+    if (member.key != kTextConfig) continue;
+    below = false;
+    const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(value);
+    if (!inner.ok()) continue;
+    for (const JsonMember& field : *inner) {
+      if (field.key == kTie) below = ValueOf(value, field) == "true";
+    }
   }
-  return embedding;
+  return here || below;
 }
 
 std::optional<int64_t> VocabularySize(absl::string_view config) {
@@ -247,6 +250,15 @@ std::optional<std::string> ModelType(absl::string_view config) {
   return std::string(value);
 }
 
+bool CountsLayers(absl::string_view config, absl::string_view part) {
+  const std::vector<Section> sections = SectionsOf(config, part);
+  return std::any_of(sections.begin(), sections.end(), [&](const Section& section) {
+    return std::any_of(
+        section.members.begin(), section.members.end(),
+        [&](const JsonMember& member) { return LayerCount(section, member, part).has_value(); });
+  });
+}
+
 absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const ConfigChanges& changes) {
   absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(text);
   if (!members.ok()) return Annotate(members.status(), "config.json");
@@ -258,6 +270,11 @@ absl::StatusOr<std::string> ReconcileConfig(const std::string& text, const Confi
     ASSIGN_OR_RETURN(const std::vector<JsonMember> inner, JsonMembers(value));
     const bool below = EditObject(value, inner, member.value_begin, changes, &edits).vocabulary;
     keys.vocabulary = keys.vocabulary || below;
+  }
+  for (const auto& [part, layers] : changes.layers) {
+    for (const Section& section : SectionsOf(text, part)) {
+      EditLayers(section, part, layers, &edits);
+    }
   }
   std::vector<std::string> additions;
   if (changes.dtype.has_value() && !keys.dtype) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/methods/linear.h"
 
 namespace orthomerge {

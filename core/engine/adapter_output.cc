@@ -12,6 +12,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint/adapter_writer.h"
+#include "core/checkpoint/config.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/engine/adapter_kinds.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"

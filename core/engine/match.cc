@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/checkpoint/config.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/engine/inputs.h"
 #include "core/engine/plan.h"
 #include "core/engine/tokenizer.h"
@@ -114,7 +116,7 @@ class Matcher {
     tensor.tensor.parameters = wanted.parameters;
     tensor.base_source = tensor.tensor.has_base = wanted.sources[0].is_base;
     tensor.tensor.models = static_cast<int>(wanted.sources.size()) - (tensor.base_source ? 1 : 0);
-    const std::string& first = plan_->origins[wanted.sources[0].origin];
+    const SourceTensor& leader = wanted.sources[wanted.leader];
     bool complete = true;
     bool by_token = false;
     std::vector<int> origins;
@@ -125,7 +127,8 @@ class Matcher {
       const std::optional<InputTensor> info = inputs_[source.origin].Find(source.name);
       if (!source.is_base) tensor.tensor.model_parameters.push_back(source.parameters);
       if (!info.has_value()) {
-        if (IsBuffer(source.name, tensor.tensor.shape)) {
+        const std::optional<InputTensor> led = inputs_[leader.origin].Find(leader.name);
+        if (led.has_value() && IsBuffer(source.name, led->shape)) {
           if (buffers_++ == 0) buffer_ = absl::StrCat(source.name, ", which ", origin, " lacks");
           return;
         }
@@ -133,9 +136,12 @@ class Matcher {
         if (Listed(Reason::kTensorMissing)) {
           diagnostics_->Error(
               Reason::kTensorMissing,
-              absl::StrCat("tensor ", source.name, " of ", first, " is missing in ", origin, " (",
-                           uri, "): every model must have all tensors of the ",
-                           has_base_ ? "base" : "first model"));
+              absl::StrCat(
+                  "tensor ", leader.name, " of ", plan_->origins[leader.origin], " is missing in ",
+                  origin, " (", uri, ")",
+                  source.name == leader.name ? "" : absl::StrCat(", where it is ", source.name),
+                  ": every model must have all tensors of the ",
+                  has_base_ && leader.origin == 0 ? "base" : "first model"));
         }
         continue;
       }
@@ -154,7 +160,8 @@ class Matcher {
               Reason::kShapeMismatch,
               absl::StrCat("tensor ", source.name, " has shape ", ShapeText(info->shape), " in ",
                            origin, " (", uri, ") but ", ShapeText(tensor.tensor.shape), " in ",
-                           first, ": only models of one architecture and vocabulary can be merged",
+                           plan_->origins[tensor.sources[0].origin],
+                           ": only models of one architecture and vocabulary can be merged",
                            IsTokenTensor(wanted.name, info->shape, std::nullopt) && mergekit_
                                ? "; `tokenizer_source: union` or `base` aligns vocabularies"
                                : ""));

@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/digest.h"
+#include "core/checkpoint/config.h"
 #include "core/checkpoint/strided_view.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/engine/inputs.h"
 #include "core/engine/intermediates.h"
 #include "core/engine/tokenizer.h"
@@ -31,10 +33,21 @@ int CpuCount() {
 
 bool IsRemote(const Uri& uri) { return uri.scheme != Uri::Scheme::kFile; }
 
+// The slices make so many layers whether the config can be told so or not.
+void WarnOfCount(const OutputLayers& output, Diagnostics* diagnostics) {
+  const bool is_model = output.module.empty();
+  diagnostics->Warning(
+      absl::StrCat("config.json has no number of ", is_model ? "" : "this module's ",
+                   "layers under a key that is known here, so it is not set to ",
+                   output.layers.size(), "; correct it in the output"),
+      is_model ? "slices" : absl::StrCat("modules.", output.module));
+}
+
 // config.json and sidecars come from the base, without one from the first model. Those of a
 // tokenizer that the recipe asks for are planned already.
 absl::Status AddBlobs(PlanningStorage& storage, const std::vector<ModelInput>& inputs,
-                      PlannedTokenizer* tokenizer, const CallOptions& call, Plan* plan) {
+                      PlannedTokenizer* tokenizer, const CallOptions& call, Plan* plan,
+                      Diagnostics* diagnostics) {
   const Checkpoint& donor = inputs[0].checkpoint();
   if (donor.config().has_value()) {
     ConfigChanges changes;
@@ -42,12 +55,13 @@ absl::Status AddBlobs(PlanningStorage& storage, const std::vector<ModelInput>& i
     for (const PlanTensor& tensor : plan->tensors) {
       changes.head_written = changes.head_written || IsHeadName(tensor.tensor.name);
     }
-    const std::vector<OutputLayers> layers = LayersFromSlices(plan->recipe);
-    if (layers.size() == 1) {
-      for (const auto& [origin, layer] : layers[0].layers) {
+    for (const OutputLayers& output : LayersFromSlices(plan->recipe)) {
+      std::vector<LayerOrigin>& layers = changes.layers[output.part];
+      for (const auto& [origin, layer] : output.layers) {
         const std::optional<std::string>& config = inputs[origin].checkpoint().config();
-        changes.layers.push_back({origin != 0 && config.has_value() ? &*config : nullptr, layer});
+        layers.push_back({origin != 0 && config.has_value() ? &*config : nullptr, layer});
       }
+      if (!CountsLayers(*donor.config(), output.part)) WarnOfCount(output, diagnostics);
     }
     if (tokenizer != nullptr && tokenizer->rows() != nullptr) {
       changes.vocabulary = tokenizer->rows()->rows();
@@ -285,7 +299,7 @@ absl::StatusOr<std::unique_ptr<Plan>> MakeStagePlan(const MethodMaker& make_meth
   CutWriteTasks(plan.get());
   if (!recipe.output.adapter.has_value()) {
     const size_t own = plan->blobs.size();
-    RETURN_IF_ERROR(AddBlobs(storage, inputs, tokenizer.get(), call, plan.get()));
+    RETURN_IF_ERROR(AddBlobs(storage, inputs, tokenizer.get(), call, plan.get(), diagnostics));
     if (!recipe.variants.empty()) AddVariants(own, plan.get());
   }
   plan->remote_output = recipe.output.uri.has_value() && IsRemote(*recipe.output.uri);

@@ -8,6 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "core/checkpoint/config.h"
+#include "core/checkpoint/tensor_names.h"
 #include "core/engine/intermediates.h"
 #include "core/recipe/chat_templates.h"
 #include "nlohmann/json.hpp"

@@ -1,25 +1,19 @@
 #include "core/recipe/expand.h"
 
 #include <algorithm>
-#include <map>
-#include <memory>
-#include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "core/recipe/dialects.h"
-#include "core/recipe/layers.h"
+#include "core/recipe/expand_parts.h"
 #include "core/recipe/modules.h"
-#include "core/recipe/resolve.h"
 
 namespace orthomerge {
 namespace {
 
-// Slices may repeat layers at will, and recipes may name one model many times.
-constexpr size_t kMostTensors = 500'000;
-constexpr size_t kMostSources = 20'000'000;
+constexpr size_t kMostSources = 20'000'000;  // a recipe may name one model many times
+
+}  // namespace
 
 bool CheckSources(size_t sources, Diagnostics* diagnostics) {
   if (sources <= kMostSources) return true;
@@ -28,414 +22,18 @@ bool CheckSources(size_t sources, Diagnostics* diagnostics) {
   return false;
 }
 
-// One slice, ready to make tensors.
-class SliceExpander {
- public:
-  SliceExpander(const Recipe& recipe, const RecipeModule& module, const RecipeSlice& slice,
-                const MethodSchema& method)
-      : slice_(slice),
-        method_name_(absl::StripPrefix(method.name, "mergekit.")),
-        own_(method, /*per_model=*/false, {&slice.parameters, &module.parameters, &recipe.settings},
-             "parameters.") {
-    leader_ = slice.sources[0].origin;
-    for (const RecipeSource& source : slice.sources) {
-      const bool is_base = source.origin == slice.base;
-      if (is_base) leader_ = source.origin;
-      const bool is_apart = is_base && !method.base_is_model;
-      if (is_apart && base_ != nullptr) continue;
-      if (is_apart) base_ = &source;
-      if (is_apart) continue;
-      rows_.push_back({&source, Resolver(method, /*per_model=*/true,
-                                         {&source.parameters, &slice.parameters, &module.parameters,
-                                          &recipe.settings},
-                                         absl::StrCat(source.field, ".parameters."))});
-    }
-  }
-
-  size_t sources() const { return rows_.size() + (base_ != nullptr ? 1 : 0); }
-  // Whose tensors give the names.
-  int leader() const { return leader_; }
-  const RecipeSource& leading_source() const {
-    return *std::find_if(slice_.sources.begin(), slice_.sources.end(),
-                         [&](const RecipeSource& source) { return source.origin == leader_; });
-  }
-
-  // `name_in` says what the tensor is called in a source.
-  template <typename NameIn>
-  void Add(std::string name, double depth, const NameIn& name_in,
-           std::vector<WantedTensor>* tensors) {
-    WantedTensor tensor;
-    tensor.base = slice_.base;
-    tensor.parameters = own_.Resolve(name, depth);
-    tensor.sources.reserve(rows_.size() + 1);
-    if (base_ != nullptr) {
-      tensor.sources.push_back({base_->origin, name_in(*base_), /*is_base=*/true, {}});
-    }
-    for (Row& row : rows_) {
-      std::string source_name = name_in(*row.source);
-      ParameterMap parameters = row.resolver.Resolve(source_name, depth);
-      tensor.sources.push_back(
-          {row.source->origin, std::move(source_name), /*is_base=*/false, std::move(parameters)});
-    }
-    tensor.name = std::move(name);
-    tensors->push_back(std::move(tensor));
-  }
-
-  void ReportMissing(Diagnostics* diagnostics) const {
-    own_.ReportMissing(method_name_, slice_.location, diagnostics);
-    for (const Row& row : rows_) {
-      row.resolver.ReportMissing(method_name_, row.source->location, diagnostics);
-    }
-  }
-
- private:
-  struct Row {
-    const RecipeSource* source;
-    Resolver resolver;
-  };
-
-  const RecipeSlice& slice_;
-  const std::string method_name_;
-  int leader_ = 0;
-  const RecipeSource* base_ = nullptr;  // given apart from the rows
-  Resolver own_;
-  std::vector<Row> rows_;
-};
-
-// The tensors of one input that belong to a module.
-struct Part {
-  std::vector<std::string> own_names;  // of a module that is not the whole model
-  absl::Span<const std::string> names;
-  std::shared_ptr<const ModelLayers> layers;  // shared by inputs with the same names
-};
-
-class MergekitExpander {
- public:
-  MergekitExpander(const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
-                   const MethodSchema& method, Diagnostics* diagnostics)
-      : recipe_(recipe), names_(names), method_(method), diagnostics_(*diagnostics) {
-    for (const RecipeModule& module : recipe.modules) module_names_.push_back(module.name);
-  }
-
-  std::vector<WantedTensor> Expand() {
-    CheckThatAllBelongToModules();
-    for (size_t i = 0; i < recipe_.modules.size(); ++i) {
-      module_ = static_cast<int>(i);
-      parts_.clear();
-      by_layer_.clear();
-      const RecipeModule& module = recipe_.modules[i];
-      if (module.slices[0].sources[0].layers.has_value()) {
-        ExpandSlices(module);
-      } else {
-        ExpandWhole(module);
-      }
-    }
-    return std::move(tensors_);
-  }
-
- private:
-  bool is_whole_model() const { return recipe_.modules.size() == 1 && module_names_[0].empty(); }
-
-  const Part& PartOf(int origin) {
-    const auto [found, is_new] = parts_.try_emplace(origin);
-    Part& part = found->second;
-    if (!is_new) return part;
-    part.names = names_[origin];
-    if (!is_whole_model()) {
-      const std::vector<int>& modules = ModulesOf(origin);
-      for (size_t i = 0; i < modules.size(); ++i) {
-        if (modules[i] == module_) part.own_names.push_back(names_[origin][i]);
-      }
-      part.names = part.own_names;
-    }
-    for (const auto& [other_origin, other] : parts_) {
-      if (other.layers != nullptr && other.names == part.names) part.layers = other.layers;
-    }
-    if (part.layers == nullptr) part.layers = std::make_shared<const ModelLayers>(part.names);
-    return part;
-  }
-
-  const std::vector<int>& ModulesOf(int origin) {
-    std::vector<int>& modules = modules_[origin];
-    if (!modules.empty()) return modules;
-    for (const std::string& name : names_[origin]) {
-      modules.push_back(ModuleOf(module_names_, name));
-    }
-    return modules;
-  }
-
-  void CheckThatAllBelongToModules() {
-    if (is_whole_model()) return;
-    const int origin =
-        recipe_.base.has_value() ? 0 : recipe_.modules[0].slices[0].sources[0].origin;
-    size_t count = 0;
-    std::string first;
-    const std::vector<int>& modules = ModulesOf(origin);
-    for (size_t i = 0; i < modules.size(); ++i) {
-      if (modules[i] < 0 && count++ == 0) first = names_[origin][i];
-    }
-    if (count == 0) return;
-    diagnostics_.Error(
-        Reason::kMissingKey,
-        absl::StrCat("tensor ", first, count == 1 ? "" : absl::StrCat(" and ", count - 1, " more"),
-                     " belong to none of the modules; a module's name is a part of "
-                     "its tensors' names, and text_decoder takes what is left"),
-        "modules");
-  }
-
-  void ExpandWhole(const RecipeModule& module) {
-    SliceExpander slice(recipe_, module, module.slices[0], method_);
-    const Part& part = PartOf(slice.leader());
-    if (part.names.empty() && !is_whole_model()) {
-      diagnostics_.Error(Reason::kTensorMissing,
-                         "no tensor's name has this module's name among its parts", module.field,
-                         module.location);
-    }
-    if (!AddSources(part.names.size() * module.slices[0].sources.size())) return;
-    tensors_.reserve(tensors_.size() + part.names.size());
-    for (size_t i = 0; i < part.names.size(); ++i) {
-      const LayerPlace& place = part.layers->places()[i];
-      const double depth =
-          place.stack < 0 ? 0 : LayerDepth(place.layer, part.layers->stacks()[place.stack].layers);
-      slice.Add(
-          part.names[i], depth, [&](const RecipeSource&) { return part.names[i]; }, &tensors_);
-    }
-    slice.ReportMissing(&diagnostics_);
-  }
-
-  void ExpandSlices(const RecipeModule& module) {
-    prefix_.reset();
-    int64_t first_layer = 0;  // in the output
-    for (size_t i = 0; i < module.slices.size(); ++i) {
-      const RecipeSlice& slice = module.slices[i];
-      SliceExpander expander(recipe_, module, slice, method_);
-      if (!FindPrefix(expander.leader(), slice) || !CheckRanges(slice)) continue;
-      if (is_full_) return;
-      if (i == 0) AddOutside(&expander, /*before=*/true);
-      AddLayers(&expander, first_layer);
-      if (i + 1 == module.slices.size()) AddOutside(&expander, /*before=*/false);
-      expander.ReportMissing(&diagnostics_);
-      const LayerRange& range = *expander.leading_source().layers;
-      first_layer += range.to - range.from;
-    }
-  }
-
-  std::string NameOf(int origin) const {
-    if (recipe_.base.has_value() && origin == 0) return "the base";
-    return recipe_.models[origin - (recipe_.base.has_value() ? 1 : 0)].name;
-  }
-
-  // What the layers are called, which must be the same in all slices. False after a fault.
-  bool FindPrefix(int origin, const RecipeSlice& slice) {
-    const ModelLayers& layers = *PartOf(origin).layers;
-    const int stack = layers.main_stack();
-    if (stack < 0) {
-      std::string found;
-      for (const LayerStack& other : layers.stacks()) {
-        absl::StrAppend(&found, found.empty() ? "" : ", ", other.prefix);
-        if (found.size() > 200) break;
-      }
-      diagnostics_.Error(
-          Reason::kUnsupported,
-          absl::StrCat("which layers these are is not clear in ", NameOf(origin), " (found ",
-                       found.empty() ? "none" : found,
-                       "); slices need a model, or a module under 'modules', with one stack of "
-                       "layers"),
-          slice.field, slice.location);
-      return false;
-    }
-    const std::string& prefix = layers.stacks()[stack].prefix;
-    if (!prefix_.has_value()) prefix_ = prefix;
-    if (*prefix_ == prefix) return true;
-    diagnostics_.Error(Reason::kUnsupported,
-                       absl::StrCat("layers are called ", prefix, "* in ", NameOf(origin), " but ",
-                                    *prefix_, "* in the first slice"),
-                       slice.field, slice.location);
-    return false;
-  }
-
-  bool CheckRanges(const RecipeSlice& slice) {
-    bool is_good = true;
-    for (const RecipeSource& source : slice.sources) {
-      const LayerStack* stack = PartOf(source.origin).layers->Find(*prefix_);
-      const int count = stack == nullptr ? 0 : stack->layers;
-      if (source.layers->to <= count) continue;
-      is_good = false;
-      diagnostics_.Error(Reason::kOutOfRange,
-                         absl::StrCat("[", source.layers->from, ", ", source.layers->to,
-                                      "] goes beyond ", NameOf(source.origin), ", which has ",
-                                      count, " layers called ", *prefix_, "*"),
-                         absl::StrCat(source.field, ".layer_range"), source.location);
-    }
-    return is_good;
-  }
-
-  bool AddSources(size_t count) {
-    if (is_full_) return false;
-    sources_ += count;
-    is_full_ = !CheckSources(sources_, &diagnostics_);
-    return !is_full_;
-  }
-
-  bool IsInStack(const Part& part, size_t i) const {
-    const int stack = part.layers->places()[i].stack;
-    return stack >= 0 && part.layers->stacks()[stack].prefix == *prefix_;
-  }
-
-  void AddOutside(SliceExpander* slice, bool before) {
-    const Part& part = PartOf(slice->leader());
-    for (size_t i = 0; i < part.names.size(); ++i) {
-      const std::string& name = part.names[i];
-      if (IsInStack(part, i) || ComesBeforeLayers(name) != before) continue;
-      slice->Add(name, 0, [&](const RecipeSource&) { return name; }, &tensors_);
-    }
-  }
-
-  void AddLayers(SliceExpander* slice, int64_t first_layer) {
-    const Part& part = PartOf(slice->leader());
-    const LayerRange& range = *slice->leading_source().layers;
-    const std::vector<size_t> indexes = InRange(part, range);
-    if (tensors_.size() + indexes.size() > kMostTensors) {
-      if (!is_full_) {
-        diagnostics_.Error(Reason::kOutOfRange,
-                           absl::StrCat("the slices make more than ", kMostTensors, " tensors"),
-                           "slices");
-      }
-      is_full_ = true;
-      return;
-    }
-    if (!AddSources(indexes.size() * slice->sources())) return;
-    for (const size_t i : indexes) {
-      const LayerPlace& place = part.layers->places()[i];
-      const int64_t layer = place.layer - range.from;
-      const absl::string_view suffix = absl::string_view(part.names[i]).substr(place.suffix);
-      slice->Add(
-          absl::StrCat(*prefix_, first_layer + layer, suffix),
-          LayerDepth(layer, range.to - range.from),
-          [&](const RecipeSource& source) {
-            return absl::StrCat(*prefix_, source.layers->from + layer, suffix);
-          },
-          &tensors_);
-    }
-  }
-
-  // Indexes of the tensors in a range of layers; each range costs what it holds.
-  std::vector<size_t> InRange(const Part& part, const LayerRange& range) {
-    std::vector<std::vector<size_t>>& by_layer = by_layer_[&part];
-    if (by_layer.empty()) {
-      by_layer.resize(part.layers->Find(*prefix_)->layers);
-      for (size_t i = 0; i < part.names.size(); ++i) {
-        if (IsInStack(part, i)) by_layer[part.layers->places()[i].layer].push_back(i);
-      }
-    }
-    std::vector<size_t> indexes;
-    for (int64_t layer = range.from; layer < range.to; ++layer) {
-      indexes.insert(indexes.end(), by_layer[layer].begin(), by_layer[layer].end());
-    }
-    return indexes;
-  }
-
-  const Recipe& recipe_;
-  const absl::Span<const std::vector<std::string>> names_;
-  const MethodSchema& method_;
-  Diagnostics& diagnostics_;
-  std::vector<std::string> module_names_;
-  std::map<int, std::vector<int>> modules_;  // of the tensors, by origin
-  int module_ = 0;                           // at work
-  std::map<int, Part> parts_;                // by origin
-  std::map<const Part*, std::vector<std::vector<size_t>>> by_layer_;
-  std::optional<std::string> prefix_;  // of the layers that slices mean
-  std::vector<WantedTensor> tensors_;
-  size_t sources_ = 0;
-  bool is_full_ = false;  // and that is reported
-};
-
-// The form without modules: every tensor of the first input, models as rows.
-class PlainExpander {
- public:
-  PlainExpander(const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
-                Diagnostics* diagnostics)
-      : recipe_(recipe),
-        names_(names),
-        first_model_(recipe.base.has_value() ? 1 : 0),
-        diagnostics_(*diagnostics) {}
-
-  std::vector<WantedTensor> Expand() {
-    if (!CheckSources(names_[0].size() * names_.size(), &diagnostics_)) return {};
-    std::vector<WantedTensor> tensors(names_[0].size());
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      tensors[i].name = names_[0][i];
-      if (recipe_.base.has_value()) tensors[i].base = 0;
-      if (is_mergekit()) tensors[i].parameters = recipe_.parameters;
-      tensors[i].sources.resize(names_.size());
-    }
-    for (size_t origin = 0; origin < names_.size(); ++origin) AddSources(origin, &tensors);
-    return tensors;
-  }
-
- private:
-  bool is_mergekit() const { return recipe_.dialect == Recipe::Dialect::kMergekit; }
-
-  void AddSources(size_t origin, std::vector<WantedTensor>* tensors) {
-    const bool is_base = origin < first_model_;
-    const RecipeModel* model = is_base ? nullptr : &recipe_.models[origin - first_model_];
-    size_t lacking = 0;
-    std::string first;
-    for (WantedTensor& tensor : *tensors) {
-      SourceTensor& source = tensor.sources[origin];
-      source.origin = static_cast<int>(origin);
-      source.is_base = is_base;
-      source.name = tensor.name;
-      if (is_base) continue;
-      Rename(*model, &source.name);
-      if (recipe_.otherwise_base &&
-          !std::binary_search(names_[origin].begin(), names_[origin].end(), source.name)) {
-        if (lacking++ == 0) first = tensor.name;
-        source.origin = 0;
-        source.name = tensor.name;
-      }
-      if (!is_mergekit()) continue;
-      source.parameters = model->parameters;
-      source.parameters.emplace("weight", model->weight);
-    }
-    if (lacking > 0) ReportLacking(*model, lacking, first, origin - first_model_);
-  }
-
-  static void Rename(const RecipeModel& model, std::string* name) {
-    for (const auto& [from, to] : model.prefixes) {
-      if (!absl::StartsWith(*name, from)) continue;
-      name->replace(0, from.size(), to);
-      return;
-    }
-  }
-
-  void ReportLacking(const RecipeModel& model, size_t count, const std::string& first, size_t k) {
-    const std::string field = absl::StrCat("models[", k, "]");
-    if (count == names_[0].size()) {
-      diagnostics_.Error(Reason::kTensorMissing,
-                         absl::StrCat(model.name, " has no tensor of the base, not even ", first,
-                                      "; 'prefixes' says where its names differ"),
-                         field, model.location);
-      return;
-    }
-    diagnostics_.Warning(absl::StrCat(model.name, " lacks ", count, " of ", names_[0].size(),
-                                      " tensors, which are the base's there, e.g. ", first),
-                         field, model.location);
-  }
-
-  const Recipe& recipe_;
-  const absl::Span<const std::vector<std::string>> names_;
-  const size_t first_model_;
-  Diagnostics& diagnostics_;
-};
-
-}  // namespace
+const RecipeSource& LeadingSource(const RecipeSlice& slice) {
+  const auto base =
+      std::find_if(slice.sources.begin(), slice.sources.end(),
+                   [&](const RecipeSource& source) { return source.origin == slice.base; });
+  return base == slice.sources.end() ? slice.sources[0] : *base;
+}
 
 absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     const Recipe& recipe, absl::Span<const std::vector<std::string>> names,
     Diagnostics* diagnostics) {
   if (recipe.modules.empty()) {
-    std::vector<WantedTensor> tensors = PlainExpander(recipe, names, diagnostics).Expand();
+    std::vector<WantedTensor> tensors = ExpandPlain(recipe, names, diagnostics);
     RETURN_IF_ERROR(diagnostics->ToStatus());
     return tensors;
   }
@@ -444,7 +42,7 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
     return MakeError(Reason::kUnknownMethod, absl::StrCat("unknown method ", recipe.method));
   }
   Diagnostics found;
-  std::vector<WantedTensor> tensors = MergekitExpander(recipe, names, *method, &found).Expand();
+  std::vector<WantedTensor> tensors = ExpandModules(recipe, names, *method, &found);
   AddSorted(found, "", diagnostics);
   RETURN_IF_ERROR(diagnostics->ToStatus());
   std::sort(tensors.begin(), tensors.end(),
@@ -453,17 +51,19 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
 }
 
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe) {
+  std::vector<std::string> names;
+  for (const RecipeModule& module : recipe.modules) names.push_back(module.name);
   std::vector<OutputLayers> result;
-  for (const RecipeModule& module : recipe.modules) {
+  for (size_t i = 0; i < names.size(); ++i) {
     std::vector<OutputLayer> layers;
-    for (const RecipeSlice& slice : module.slices) {
-      const RecipeSource& source = slice.sources[0];
+    for (const RecipeSlice& slice : recipe.modules[i].slices) {
+      const RecipeSource& source = LeadingSource(slice);
       if (!source.layers.has_value()) continue;
       for (int64_t layer = source.layers->from; layer < source.layers->to; ++layer) {
         layers.push_back({source.origin, layer});
       }
     }
-    if (!layers.empty()) result.push_back({module.name, std::move(layers)});
+    if (!layers.empty()) result.push_back({names[i], PartOf(names, i), std::move(layers)});
   }
   return result;
 }

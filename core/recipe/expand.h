@@ -29,6 +29,7 @@ struct WantedTensor {
   // them.
   ParameterMap parameters;
   std::optional<int> base = {};  // origin; of a slice its own, whether it is a source or not
+  size_t leader = 0;             // of the sources, the one whose tensor gives the name
 };
 
 // The tensors of the output, sorted by name. `names` holds for each origin what it can give,
@@ -43,11 +44,12 @@ absl::StatusOr<std::vector<WantedTensor>> ExpandRecipe(
 
 // Layers of the output where slices decide them; what config.json says of layers follows.
 struct OutputLayer {
-  int origin = 0;  // of the slice's first source
+  int origin = 0;  // of the source that gives the slice's names
   int64_t layer = 0;
 };
 struct OutputLayers {
   std::string module;  // empty: the model
+  std::string part;    // of the model, as PartOf says (modules.h)
   std::vector<OutputLayer> layers;
 };
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe);

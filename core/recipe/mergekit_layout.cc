@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
-#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/recipe/mergekit_checks.h"
 #include "core/recipe/mergekit_parts.h"
 #include "core/recipe/parameters.h"
 #include "core/recipe/resolve.h"
@@ -17,7 +17,6 @@ using Kind = YamlValue::Kind;
 
 constexpr int64_t kMostLayers = 10'000;  // of the output
 constexpr size_t kMostModules = 16;
-constexpr absl::string_view kBaseApart = " (base_model does not count)";
 
 Settings GoodOnes(const GivenSettings& given) {
   Settings settings;
@@ -58,10 +57,6 @@ std::optional<double> LayerNumber(const YamlValue& value) {
   return number.has_value() && *number == std::floor(*number) ? number : std::nullopt;
 }
 
-std::string LayersText(int64_t count) {
-  return absl::StrCat(count, count == 1 ? " layer" : " layers");
-}
-
 class LayoutReader {
  public:
   LayoutReader(const MergekitContext& context, const YamlValue& root, const GivenSettings& top,
@@ -72,7 +67,8 @@ class LayoutReader {
         method_(context.method),
         root_(root),
         top_(top),
-        inputs_(*inputs) {}
+        inputs_(*inputs),
+        checks_(context, root, top) {}
 
   void Read() {
     const YamlEntry* form = FindForm();
@@ -82,10 +78,10 @@ class LayoutReader {
     } else {
       ReadForm(*form, {}, &recipe_.modules.emplace_back());
     }
-    ReportMissingOwn();
-    ReportUnmerged();
+    checks_.ReportMissing();
+    checks_.WarnOfTheBaseAlone();
     NameModels(&recipe_.models);
-    WarnAboutRepeatedSources();
+    checks_.WarnAboutRepeatedSources();
     if (!reader_.diagnostics().has_errors()) FillPlainParameters(*method_, &recipe_);
   }
 
@@ -171,28 +167,17 @@ class LayoutReader {
           form.key_location);
   }
 
-  // A slice while it is read.
-  struct SliceReading {
-    RecipeSlice* slice = nullptr;
-    const GivenSettings* module = nullptr;
-    GivenSettings given = {};
-    size_t rows = 0;  // sources that the method counts, with those that could not be read
-    bool all_read = true;
-    bool has_base = false;
-    bool base_appended = false;
-  };
-
   void ReadModels(const YamlEntry& entry, const std::string& field, SliceReading* reading) {
     RecipeSlice* slice = reading->slice;
     slice->location = entry.key_location;
     if (recipe_.base.has_value()) slice->base = 0;
-    CheckOwn(*reading);
+    checks_.CheckOwn(*reading);
     if (!reader_.CheckList(entry.value, field, "a list of models")) return;
     for (size_t i = 0; i < entry.value.items.size(); ++i) {
       ReadSource(entry.value.items[i], Index(field, i), /*with_layers=*/false, reading);
     }
     if (reading->rows > 0 && reading->all_read) AppendBase(reading);
-    CheckCount(*reading, field, entry.key_location);
+    checks_.CheckCount(*reading, field, entry.key_location);
   }
 
   // A base that is not listed becomes the last source; of slices it does not.
@@ -203,7 +188,7 @@ class LayoutReader {
     source.field = "base_model";
     source.location = root_.Find("base_model")->value.location;
     if (method_->base_is_model) {
-      for (const std::string& name : MissingParameters({}, *reading)) {
+      for (const std::string& name : checks_.MissingParameters({}, *reading)) {
         Error(Reason::kMissingKey,
               absl::StrCat("'", context_.method_name,
                            "' takes base_model for one more model, and it has no ", name,
@@ -236,7 +221,7 @@ class LayoutReader {
       if (base.has_value()) slice->base = OriginOf(*base, entry->value.location);
       reading->has_base = !base.has_value();  // not missing at least
     }
-    CheckOwn(*reading);
+    checks_.CheckOwn(*reading);
     const YamlEntry* sources = FindValue(item, "sources");
     const std::string sources_field = Join(field, "sources");
     if (sources == nullptr) {
@@ -248,7 +233,7 @@ class LayoutReader {
     for (size_t i = 0; i < sources->value.items.size(); ++i) {
       ReadSource(sources->value.items[i], Index(sources_field, i), /*with_layers=*/true, reading);
     }
-    CheckLayers(*slice);
+    checks_.CheckLayers(*slice);
     if (method_ != nullptr && !method_->base_is_model && slice->base.has_value() &&
         reading->all_read && !reading->has_base) {
       Error(Reason::kBaseMissing,
@@ -256,7 +241,7 @@ class LayoutReader {
                          "' needs its layers, so a slice lists it as one of its sources"),
             sources_field, sources->key_location);
     }
-    CheckCount(*reading, sources_field, sources->key_location);
+    checks_.CheckCount(*reading, sources_field, sources->key_location);
   }
 
   void ReadSource(const YamlValue& item, const std::string& field, bool with_layers,
@@ -289,7 +274,7 @@ class LayoutReader {
       const GivenSettings given = ReadSettings(context_, item.Find("parameters"),
                                                Join(field, "parameters"), /*at_source=*/true);
       source.parameters = GoodOnes(given);
-      for (const std::string& name : MissingParameters(given, *reading)) {
+      for (const std::string& name : checks_.MissingParameters(given, *reading)) {
         const std::string who =
             model.has_value() ? absl::StrCat(" for ", Quote(model->uri.ToString())) : "";
         Error(Reason::kMissingKey,
@@ -332,121 +317,8 @@ class LayoutReader {
     return std::nullopt;
   }
 
-  void CheckLayers(const RecipeSlice& slice) {
-    if (slice.sources.empty()) return;
-    const auto count = [](const RecipeSource& source) {
-      return source.layers->to - source.layers->from;
-    };
-    const RecipeSource& first = slice.sources[0];
-    const RecipeSource* base = nullptr;
-    for (const RecipeSource& source : slice.sources) {
-      if (count(source) != count(first)) {
-        Error(Reason::kOutOfRange,
-              absl::StrCat(LayersText(count(source)), ", but ", LayersText(count(first)), " in ",
-                           first.field, "; the sources of a slice have equally many"),
-              Join(source.field, "layer_range"), source.location);
-      }
-      if (slice.base != source.origin) continue;
-      if (base != nullptr && base->layers->from != source.layers->from) {
-        Error(Reason::kOutOfRange,
-              absl::StrCat("the base stands in ", base->field, " too, with other layers"),
-              source.field, source.location);
-      }
-      base = &source;
-    }
-  }
-
-  void CheckCount(const SliceReading& reading, const std::string& field,
-                  const SourceLocation& location) {
-    const bool is_apart = method_ != nullptr && !method_->base_is_model && reading.has_base;
-    merges_ |= reading.rows > 0;
-    if (is_apart && method_->keeps_base && reading.rows == 0) {
-      unmerged_.emplace_back(field, location);
-      return;
-    }
-    reader_.CheckModelCount(reading.rows, method_, field, location,
-                            reading.base_appended ? " (base_model counts as one)"
-                            : is_apart            ? kBaseApart
-                                                  : "");
-  }
-
-  // Slices of the base alone stay as they are, but not the whole recipe.
-  void ReportUnmerged() {
-    if (merges_) return;
-    for (const auto& [field, location] : unmerged_) {
-      reader_.CheckModelCount(0, method_, field, location, kBaseApart);
-    }
-  }
-
-  // Per-model parameters that no level has a word on.
-  std::vector<std::string> MissingParameters(const GivenSettings& given,
-                                             const SliceReading& reading) const {
-    std::vector<std::string> names;
-    if (method_ == nullptr) return names;
-    for (const ParameterSchema& schema : method_->parameters) {
-      if (!schema.per_model || schema.optional || schema.default_value.has_value()) continue;
-      if (!given.contains(schema.name) && !reading.given.contains(schema.name) &&
-          !reading.module->contains(schema.name) && !top_.contains(schema.name)) {
-        names.push_back(schema.name);
-      }
-    }
-    return names;
-  }
-
-  // Notes the method's own parameters and the base where a slice misses them.
-  void CheckOwn(const SliceReading& reading) {
-    ++slices_;
-    if (method_ == nullptr) return;
-    base_is_missing_ |=
-        method_->needs_base && !reading.slice->base.has_value() && !reading.has_base;
-    for (const ParameterSchema& schema : method_->parameters) {
-      if (schema.per_model || schema.optional || schema.default_value.has_value()) continue;
-      if (reading.given.contains(schema.name) || reading.module->contains(schema.name)) continue;
-      if (top_.contains(schema.name)) continue;
-      missing_[schema.name].emplace_back(reading.slice->field, reading.slice->location);
-    }
-  }
-
-  // Once where no slice has it.
-  void ReportMissingOwn() {
-    if (base_is_missing_ && FindValue(root_, "base_model") == nullptr) {
-      Error(Reason::kBaseMissing, absl::StrCat("missing; '", context_.method_name, "' needs it"),
-            "base_model", context_.method_location);
-    }
-    const std::string message = absl::StrCat("missing; '", context_.method_name, "' needs it");
-    for (const auto& [name, places] : missing_) {
-      if (places.size() == slices_) {
-        Error(Reason::kMissingKey, message, Join("parameters", name), context_.method_location);
-        continue;
-      }
-      for (const auto& [field, location] : places) {
-        Error(Reason::kMissingKey, message, Join(Join(field, "parameters"), name), location);
-      }
-    }
-  }
-
   int OriginOf(const ModelReference& model, const SourceLocation& location) {
     return inputs_.OriginOf(model, location, &recipe_);
-  }
-
-  int first_model() const { return recipe_.base.has_value() ? 1 : 0; }
-
-  void WarnAboutRepeatedSources() {
-    for (const RecipeModule& module : recipe_.modules) {
-      for (const RecipeSlice& slice : module.slices) {
-        std::set<int> seen;
-        for (const RecipeSource& source : slice.sources) {
-          if (seen.insert(source.origin).second) continue;
-          const bool is_base = slice.base == source.origin;
-          if (is_base && method_ != nullptr && !method_->base_is_model) continue;
-          const int model = source.origin - first_model();
-          const std::string name = model < 0 ? "base_model" : recipe_.models[model].name;
-          reader_.diagnostics().Warning(absl::StrCat("the same checkpoint as model ", Quote(name),
-                                                     "; it counts as one more model"),
-                                        source.field, source.location);
-        }
-      }
-    }
   }
 
   const MergekitContext& context_;
@@ -456,12 +328,7 @@ class LayoutReader {
   const YamlValue& root_;
   const GivenSettings& top_;
   MergekitInputs& inputs_;
-  size_t slices_ = 0;
-  bool base_is_missing_ = false;
-  bool merges_ = false;                                           // some slice has a model
-  std::vector<std::pair<std::string, SourceLocation>> unmerged_;  // slices of the base alone
-  // The method's own parameters and the slices (field, place) that have none.
-  std::map<std::string, std::vector<std::pair<std::string, SourceLocation>>> missing_;
+  MergekitChecks checks_;
 };
 
 }  // namespace

@@ -49,4 +49,14 @@ int ModuleOf(absl::Span<const std::string> modules, absl::string_view tensor) {
   return -1;
 }
 
+std::string PartOf(absl::Span<const std::string> modules, size_t module) {
+  const std::string& name = modules[module];
+  if (modules.size() == 1) return "text";
+  if (Means(name, "vision_tower")) return "vision";
+  const bool takes_rest =
+      Means(name, "text_decoder") || std::find(kRest.begin(), kRest.end(), name) != kRest.end();
+  if (!takes_rest) return name;
+  return std::find(modules.begin(), modules.end(), "encoder") == modules.end() ? "text" : "decoder";
+}
+
 }  // namespace orthomerge

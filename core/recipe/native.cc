@@ -161,23 +161,25 @@ class NativeReader {
   }
 
   // A model of weight 0 has no part in the merge, whatever a method does with task vectors of
-  // zeros, and is not read. Where `task` names a model by its number, all keep theirs.
+  // zeros, and is not read. `task` names a model by its number: where it is given, all keep theirs;
+  // where it is in some variants of a sweep only, a model of weight 0 is a fault.
   size_t RemoveWeightless() {
     const auto has_task = [](const auto& of) { return of.parameters.contains("task"); };
     const auto& variants = recipe_.variants;
-    const auto with_task = std::count_if(variants.begin(), variants.end(), has_task);
-    const bool all_have = variants.empty()
-                              ? has_task(recipe_)
-                              : with_task == static_cast<std::ptrdiff_t>(variants.size());
-    if (all_have) return 0;
-    for (const RecipeModel& model : recipe_.models) {
-      if (with_task == 0 || model.weight != 0) continue;
-      Error(Reason::kUnsupported,
-            "weight 0 leaves the model out, but variants of the sweep count models by `task`; give "
-            "those with a task a recipe of their own",
-            "models", model.location);
+    if (variants.empty() ? has_task(recipe_)
+                         : std::all_of(variants.begin(), variants.end(), has_task)) {
+      return 0;
     }
-    if (with_task > 0) return 0;
+    if (std::any_of(variants.begin(), variants.end(), has_task)) {
+      for (const RecipeModel& model : recipe_.models) {
+        if (model.weight != 0) continue;
+        Error(Reason::kUnsupported,
+              "weight 0 leaves the model out, but variants of the sweep count models by `task`; "
+              "give those with a task a recipe of their own",
+              "models", model.location);
+      }
+      return 0;
+    }
     for (size_t k = recipe_.models.size(); k-- > 0;) {
       if (recipe_.models[k].weight != 0) continue;
       for (RecipeVariant& variant : recipe_.variants) {

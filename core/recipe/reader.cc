@@ -108,13 +108,16 @@ void Reader::UnknownKey(const YamlEntry& entry, const std::string& field,
   diagnostics_.Error(Reason::kUnknownKey, std::move(message), field, entry.key_location);
 }
 
-void Reader::CheckKeys(const YamlValue& mapping, const std::string& field,
+bool Reader::CheckKeys(const YamlValue& mapping, const std::string& field,
                        const std::vector<std::string>& known,
                        const std::function<std::string(const std::string& key)>& hint) {
+  bool all_known = true;
   for (const YamlEntry& entry : mapping.entries) {
     if (std::find(known.begin(), known.end(), entry.key) != known.end()) continue;
     UnknownKey(entry, field, known, hint == nullptr ? "" : hint(entry.key));
+    all_known = false;
   }
+  return all_known;
 }
 
 std::optional<std::string> Reader::ReadText(const YamlValue& value, const std::string& field,

@@ -29,9 +29,9 @@ class Reader {
   bool CheckMapping(const YamlValue& value, const std::string& field, absl::string_view wanted);
   bool CheckList(const YamlValue& value, const std::string& field, absl::string_view wanted);
 
-  // Reports the keys of a mapping that are not in `known`. `hint`, if set, may return words such as
-  // "; it belongs under 'output'" for a key, in place of a suggestion.
-  void CheckKeys(const YamlValue& mapping, const std::string& field,
+  // Reports the keys of a mapping that are not in `known`; true if all are. `hint`, if set, may
+  // return words such as "; it belongs under 'output'" for a key, in place of a suggestion.
+  bool CheckKeys(const YamlValue& mapping, const std::string& field,
                  const std::vector<std::string>& known,
                  const std::function<std::string(const std::string& key)>& hint = nullptr);
   void UnknownKey(const YamlEntry& entry, const std::string& field,

@@ -1,6 +1,5 @@
 #include "core/recipe/sweep.h"
 
-#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -70,10 +69,7 @@ class SweepReader {
     for (const ParameterSchema& schema : method_.parameters) {
       if (schema.type != Type::kTextList) known.push_back(schema.name);
     }
-    reader_.CheckKeys(grid, "sweep", known);
-    for (const YamlEntry& entry : grid.entries) {
-      faulty_ = faulty_ || std::find(known.begin(), known.end(), entry.key) == known.end();
-    }
+    if (!reader_.CheckKeys(grid, "sweep", known)) faulty_ = true;
     std::vector<GivenVariant> variants = {{}};
     for (const std::string& name : known) {
       const YamlEntry* entry = grid.Find(name);

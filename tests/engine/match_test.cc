@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "tests/engine/checkpoints.h"
 
 namespace orthomerge {
@@ -31,6 +32,16 @@ class MatchTest : public EngineTest {
 
   void Remove(size_t model, const std::string& name) {
     std::erase_if(models_[model], [&](const TestTensor& tensor) { return tensor.name == name; });
+  }
+
+  // A recipe of mergekit's, with models as folders beside it.
+  Recipe Parsed(const std::string& text) {
+    absl::StatusOr<Recipe> recipe =
+        ParseRecipe({"recipe.yaml", text, folder_.path(), folder_.path()}, {}, &diagnostics_);
+    EXPECT_THAT(recipe, IsOk());
+    if (!recipe.ok()) return {};
+    recipe->output.uri = UriOf("out");
+    return *std::move(recipe);
   }
 
   std::vector<std::string> Messages(bool errors) const {
@@ -103,12 +114,7 @@ TEST_F(MatchTest, ModelsOfOtherTypesAreWarnedOf) {
   const std::string text =
       "merge_method: linear\nmodels:\n"
       "  - {model: m0, parameters: {weight: 1}}\n  - {model: m1, parameters: {weight: 1}}\n";
-  const auto recipe =
-      ParseRecipe({"recipe.yaml", text, folder_.path(), folder_.path()}, {}, &diagnostics_);
-  ASSERT_THAT(recipe, IsOk());
-  Recipe linear = *recipe;
-  linear.output.uri = UriOf("out");
-  EXPECT_THAT(TryPlan(linear), IsOk());
+  EXPECT_THAT(TryPlan(Parsed(text)), IsOk());
   EXPECT_THAT(Messages(false),
               testing::ElementsAre(AllOf(HasSubstr("type mistral"), HasSubstr("of type llama"))));
 }
@@ -136,6 +142,92 @@ TEST_F(MatchTest, BuffersThatAModelLacksAreLeftOut) {
   EXPECT_THAT(TryPlan(MakeRecipe("average", 2)), Fails(Reason::kTensorMissing, "l.attn.bias"));
 }
 
+// mergekit's recipes may name the base anywhere among the models.
+TEST_F(MatchTest, WhatIsABufferDependsOnTheTensorAndNotOnTheOrder) {
+  base_.push_back(RandomTensor("h.attn.bias", DType::kF32, {1, 1, 4, 4}, random_));
+  WriteModels(base_, models_);
+  const auto plan = [&](const std::string& first, const std::string& second) {
+    return TryPlan(Parsed(absl::StrCat("merge_method: linear\nbase_model: base\nparameters: ",
+                                       "{weight: 1}\nmodels: [{model: ", first,
+                                       "}, {model: ", second, "}]\n")));
+  };
+  EXPECT_THAT(plan("m0", "base"), IsOk());
+  EXPECT_THAT(plan("base", "m0"), IsOk());
+  base_.push_back(RandomTensor("l.attn.bias", DType::kF32, {4}, random_));
+  WriteModels(base_, models_);
+  EXPECT_THAT(plan("m0", "base"),
+              Fails(Reason::kTensorMissing, "tensor l.attn.bias of base is missing in m0"));
+}
+
+TEST_F(MatchTest, AMissingTensorOfASliceIsNamedAsItsLeaderHasIt) {
+  const TestTensor w = RandomTensor("layers.0.w", DType::kF32, {3}, random_);
+  TestModel base, model;
+  for (int i = 0; i < 3; ++i) {
+    base.push_back(w);
+    base.back().name = absl::StrCat("layers.", i, ".w");
+    model.push_back(base.back());
+    base.push_back(w);
+    base.back().name = absl::StrCat("layers.", i, ".x");
+  }
+  WriteModels(base, {model});
+  EXPECT_THAT(TryPlan(Parsed("merge_method: ties\nbase_model: base\nparameters: {weight: 1}\n"
+                             "slices: [{sources: [{model: m0, layer_range: [1, 2]}, "
+                             "{model: base, layer_range: [2, 3]}]}]\n")),
+              Fails(Reason::kTensorMissing, "tensor layers.2.x of base is missing in m0"));
+  EXPECT_THAT(Messages(true), testing::ElementsAre(HasSubstr(", where it is layers.1.x:")));
+}
+
+TEST_F(MatchTest, SlicesOfModulesSetTheirOwnNumbersOfLayers) {
+  const auto write = [&](const std::string& config) {
+    TestModel model;
+    for (const char* prefix : {"text_decoder.layers.", "vision_tower.layers.", "ears.layers."}) {
+      for (int i = 0; i < 3; ++i) {
+        model.push_back(RandomTensor(absl::StrCat(prefix, i, ".w"), DType::kF32, {3}, random_));
+      }
+    }
+    WriteModel(Path("x"), model, config);
+  };
+  const auto merge = [&](const std::string& vision, const std::string& text) {
+    const auto module = [](const std::string& range) {
+      return range.empty()
+                 ? std::string("{models: [{model: x}]}")
+                 : absl::StrCat("{slices: [{sources: [{model: x, layer_range: ", range, "}]}]}");
+    };
+    std::filesystem::remove_all(Path("out"));
+    Run(Parsed(absl::StrCat("merge_method: passthrough\nmodules:\n  vision_tower: ", module(vision),
+                            "\n  text_decoder: ", module(text), "\n  ears: ", module("[0, 2]"),
+                            "\n")));
+    return FilesBelow(Path("out")).at("config.json");
+  };
+  write(R"({"text_config": {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"]}, )"
+        R"("vision_config": {"num_hidden_layers": 3}})");
+  EXPECT_EQ(merge("[1, 3]", ""),
+            R"({"text_config": {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"]}, )"
+            R"("vision_config": {"num_hidden_layers": 2}})");
+  EXPECT_THAT(Messages(false), testing::Contains(HasSubstr("this module's layers")));
+  EXPECT_EQ(merge("[0, 1]", "[1, 3]"),
+            R"({"text_config": {"num_hidden_layers": 2, "layer_types": ["b", "c"]}, )"
+            R"("vision_config": {"num_hidden_layers": 1}})");
+}
+
+TEST_F(MatchTest, ListsPerLayerFollowTheBaseWhereverItStands) {
+  for (const char* name : {"base", "m0"}) {
+    TestModel model;
+    for (int i = 0; i < 4; ++i) {
+      model.push_back(RandomTensor(absl::StrCat("layers.", i, ".w"), DType::kF32, {3}, random_));
+    }
+    const std::string types = absl::StrReplaceAll(R"(["N0", "N1", "N2", "N3"])", {{"N", name}});
+    WriteModel(Path(name), model,
+               absl::StrCat(R"({"num_hidden_layers": 4, "layer_types": )", types, "}"));
+  }
+  Run(
+      Parsed("merge_method: ties\nbase_model: base\nparameters: {weight: 1}\n"
+             "slices: [{sources: [{model: m0, layer_range: [2, 4]}, "
+             "{model: base, layer_range: [0, 2]}]}]\n"));
+  EXPECT_EQ(FilesBelow(Path("out")).at("config.json"),
+            R"({"num_hidden_layers": 2, "layer_types": ["base0", "base1"]})");
+}
+
 TEST_F(MatchTest, StackedLayersBringTheirEntriesOfTheConfig) {
   const auto write = [&](const std::string& name, int layers, const std::string& types) {
     TestModel model;
@@ -148,17 +240,11 @@ TEST_F(MatchTest, StackedLayersBringTheirEntriesOfTheConfig) {
   write("x", 2, R"(, "layer_types": ["x0", "x1"])");
   write("y", 3, R"(, "layer_types": ["y0", "y1", "y2"])");
   write("bare", 2, "");
-  absl::StatusOr<Recipe> recipe =
-      ParseRecipe({"recipe.yaml",
-                   "merge_method: passthrough\nslices:\n"
-                   "  - sources: [{model: x, layer_range: [0, 2]}]\n"
-                   "  - sources: [{model: y, layer_range: [1, 3]}]\n"
-                   "  - sources: [{model: bare, layer_range: [0, 1]}]\n",
-                   folder_.path(), folder_.path()},
-                  {}, &diagnostics_);
-  ASSERT_THAT(recipe, IsOk());
-  recipe->output.uri = UriOf("out");
-  Run(*recipe);
+  Run(
+      Parsed("merge_method: passthrough\nslices:\n"
+             "  - sources: [{model: x, layer_range: [0, 2]}]\n"
+             "  - sources: [{model: y, layer_range: [1, 3]}]\n"
+             "  - sources: [{model: bare, layer_range: [0, 1]}]\n"));
   EXPECT_EQ(FilesBelow(Path("out")).at("config.json"),
             R"({"num_hidden_layers": 5, "layer_types": ["x0", "x1", "y1", "y2", "x0"]})");
 }

@@ -327,6 +327,11 @@ TEST_P(PropertiesTest, ASliceOfTheBaseAloneIsKept) {
       absl::StrAppend(&text, "}\n");
     }
     ExpectSameBytes(MergeText(Text({}, "", text)), want);
+    // Also where there is no other slice.
+    text = absl::StrCat("slices: [{sources: [", base, "[0, 2]}]}]\n");
+    ExpectSameBytes(MergeText(Text({}, "", text)), base_);
+    text = absl::StrCat("models: [{model: ", Path("base"), "}]\n");
+    ExpectSameBytes(MergeText(Text({}, "", text)), base_);
   }
 }
 

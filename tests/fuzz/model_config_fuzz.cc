@@ -1,7 +1,7 @@
 // A config.json of any bytes: an accepted one is changed once, stays JSON where it was, and stays
 // as it is when it is reconciled again.
 
-#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/config.h"
 #include "nlohmann/json.hpp"
 #include "tests/fuzz/fuzz.h"
 
@@ -10,8 +10,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using orthomerge::ReconcileConfig;
   const std::string text(reinterpret_cast<const char*>(data), size);
   const auto same = ReconcileConfig(text, {});
-  const orthomerge::ConfigChanges changes = {
-      DType::kBF16, true, {{nullptr, 0}, {nullptr, 1}, {nullptr, 2}}};
+  const std::vector<orthomerge::LayerOrigin> layers = {{nullptr, 0}, {nullptr, 1}, {nullptr, 2}};
+  // The first byte says how the model is divided: the parts' numbers may not stand in one place.
+  orthomerge::ConfigChanges changes = {DType::kBF16, true, {{"text", layers}, {"vision", layers}}};
+  if (size > 0 && data[0] == '\t') changes.layers = {{"encoder", layers}, {"decoder", layers}};
   const auto changed = ReconcileConfig(text, changes);
   FUZZ_CHECK(same.ok() == changed.ok());
   if (!same.ok()) return 0;

@@ -291,6 +291,7 @@ parameters: {weight: 4}
   const std::vector<OutputLayers> layers = LayersFromSlices(result.recipe());
   ASSERT_THAT(layers, SizeIs(1));
   EXPECT_EQ(layers[0].module, "encoder");
+  EXPECT_EQ(layers[0].part, "encoder");
   EXPECT_THAT(LayersText(layers[0]), "0:0 0:2");
 }
 
@@ -328,7 +329,44 @@ parameters: {scale: [0, 1]}
   EXPECT_EQ(result.Of("model.layers.4.mlp.down_proj.weight", 0, "scale"), 0);
   ASSERT_THAT(LayersFromSlices(result.recipe()), SizeIs(1));
   EXPECT_EQ(LayersFromSlices(result.recipe())[0].module, "");
+  EXPECT_EQ(LayersFromSlices(result.recipe())[0].part, "text");
   EXPECT_EQ(LayersText(LayersFromSlices(result.recipe())[0]), "0:0 0:1 0:2 0:3 1:2 1:3 1:4 1:5");
+}
+
+TEST(ExpandTest, TheBaseLeadsASliceWhereverItStands) {
+  const Expanded result(R"(
+merge_method: ties
+base_model: b
+parameters: {weight: 1}
+slices:
+  - sources: [{model: x, layer_range: [2, 4]}, {model: b, layer_range: [0, 2]}]
+  - sources: [{model: x, layer_range: [0, 1]}, {model: y, layer_range: [1, 2]}]
+    base_model: y
+)",
+                        LlamaNames(4), 3);
+  ASSERT_EQ(result.error(), "");
+  ASSERT_THAT(LayersFromSlices(result.recipe()), SizeIs(1));
+  EXPECT_EQ(LayersText(LayersFromSlices(result.recipe())[0]), "0:0 0:1 2:1");
+  const WantedTensor& tensor = result.At("model.layers.1.mlp.down_proj.weight");
+  EXPECT_EQ(tensor.sources[tensor.leader].origin, 0);
+}
+
+TEST(ExpandTest, TheFirstSourceLeadsASliceWithoutItsBase) {
+  const Expanded result(R"(
+merge_method: linear
+base_model: b
+parameters: {weight: 1}
+slices:
+  - sources: [{model: x, layer_range: [2, 4]}, {model: y, layer_range: [0, 2]}]
+  - sources: [{model: x, layer_range: [2, 4]}, {model: b, layer_range: [0, 2]}]
+)",
+                        LlamaNames(4), 3);
+  ASSERT_EQ(result.error(), "");
+  EXPECT_EQ(LayersText(LayersFromSlices(result.recipe())[0]), "1:2 1:3 0:0 0:1");
+  EXPECT_EQ(result.At("model.layers.1.mlp.down_proj.weight").leader, 0);
+  const WantedTensor& last = result.At("model.layers.3.mlp.down_proj.weight");
+  EXPECT_EQ(last.leader, 1);
+  EXPECT_EQ(last.sources[1].name, "model.layers.1.mlp.down_proj.weight");
 }
 
 TEST(ExpandTest, SourcesOfASliceHaveTheirOwnNumbers) {

@@ -139,5 +139,25 @@ TEST(ModulesTest, GoByThePartsOfNames) {
   EXPECT_EQ(ModuleOf(std::vector<std::string>{"encoder"}, "shared.weight"), -1);
 }
 
+TEST(PartOf, TellsTextVisionEncoderAndDecoder) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(PartOf(Names{""}, 0), "text");
+  EXPECT_EQ(PartOf(Names{"default"}, 0), "text");
+  EXPECT_EQ(PartOf(Names{"transformer"}, 0), "text");  // one that is alone
+  const Names qwen = {"visual", "multi_modal_projector", "text_decoder", "audio_tower"};
+  EXPECT_EQ(PartOf(qwen, 0), "vision");
+  EXPECT_EQ(PartOf(qwen, 1), "multi_modal_projector");
+  EXPECT_EQ(PartOf(qwen, 2), "text");
+  EXPECT_EQ(PartOf(qwen, 3), "audio_tower");
+  EXPECT_EQ(PartOf(Names{"vision_model", "llm"}, 1), "text");
+  EXPECT_EQ(PartOf(Names{"decoder", "vision_tower"}, 0), "text");
+  const Names t5 = {"decoder", "encoder", "shared"};
+  EXPECT_EQ(PartOf(t5, 0), "decoder");
+  EXPECT_EQ(PartOf(t5, 1), "encoder");
+  EXPECT_EQ(PartOf(t5, 2), "shared");
+  // The text's number may be the encoder's.
+  EXPECT_EQ(PartOf(Names{"encoder", "text_decoder"}, 1), "decoder");
+}
+
 }  // namespace
 }  // namespace orthomerge
