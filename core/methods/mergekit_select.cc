@@ -11,6 +11,7 @@
 // 1 + r clamp(shared_m / unique_m, 0, alpha), the numbers of the model's active entries in this
 // tensor that are not, and that are the only ones.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <memory>
@@ -25,17 +26,6 @@
 
 namespace orthomerge {
 namespace {
-
-// kRows rows from row k on, by their elements from `first` on.
-template <int kRows, class T>
-struct Rows {
-  const T* rows[kRows];
-
-  [[gnu::always_inline]] Rows(const Region& region, size_t k, int64_t first) {
-    for (int r = 0; r < kRows; ++r) rows[r] = region.row_as<T>(k + r) + first;
-  }
-  [[gnu::always_inline]] const T* operator[](int r) const { return rows[r]; }
-};
 
 class SceProgram : public TypedProgram<SceProgram> {
  public:
@@ -105,13 +95,9 @@ class SceProgram : public TypedProgram<SceProgram> {
       AddAll<T>(region, first, count, vote);
       std::fill_n(sum, count, 0.0);
       std::fill_n(weight, count, 0.0);
-      size_t k = 0;
-      for (; k + 4 <= models_; k += 4) {
-        AddElected<4, T>(region, k, weights, first, count, vote, sum, weight);
-      }
-      for (; k < models_; ++k) {
-        AddElected<1, T>(region, k, weights, first, count, vote, sum, weight);
-      }
+      ForRows<T>(region, first, [&](const auto& rows, size_t k) {
+        AddElected(rows, weights + k, count, vote, sum, weight);
+      });
       for (int64_t i = 0; i < count; ++i) {
         out[first + i] = static_cast<T>(base[first + i] + sum[i] / std::max(weight[i], 1e-6));
       }
@@ -154,57 +140,38 @@ class SceProgram : public TypedProgram<SceProgram> {
 
   static constexpr int64_t kBlock = 256;
 
-  // Rows are taken kRows at a time, from row k on, so that sums stay in registers.
-  template <int kRows, class T>
-  [[gnu::always_inline]] static void Add(const Region& region, size_t k, int64_t first,
-                                         int64_t count, double* __restrict sums) {
-    const Rows<kRows, T> rows(region, k, first);
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = sums[i];
-      for (int r = 0; r < kRows; ++r) sum += rows[r][i];
-      sums[i] = sum;
-    }
-  }
-
+  // Sums over all models of `count` elements from `first` on.
   template <class T>
-  [[gnu::always_inline]] void AddAll(const Region& region, int64_t first, int64_t count,
-                                     double* sums) const {
+  [[gnu::always_inline]] static void AddAll(const Region& region, int64_t first, int64_t count,
+                                            double* __restrict sums) {
     std::fill_n(sums, count, 0.0);
-    size_t k = 0;
-    for (; k + 4 <= models_; k += 4) Add<4, T>(region, k, first, count, sums);
-    for (; k < models_; ++k) Add<1, T>(region, k, first, count, sums);
+    ForRows<T>(region, first, [&](const auto& rows, size_t) {
+      for (int64_t i = 0; i < count; ++i) {
+        double sum = sums[i];
+        for (const T* const row : rows) sum += row[i];
+        sums[i] = sum;
+      }
+    });
   }
 
-  template <int kRows, class T>
-  [[gnu::always_inline]] static void AddElected(const Region& region, size_t k,
-                                                const double* weights, int64_t first, int64_t count,
+  // Adds the entries of some rows that have the sign of the vote, and their weights.
+  template <class T, size_t kRows>
+  [[gnu::always_inline]] static void AddElected(const std::array<const T*, kRows>& rows,
+                                                const double* weights, int64_t count,
                                                 const double* __restrict votes,
                                                 double* __restrict sums,
                                                 double* __restrict weight_sums) {
-    const Rows<kRows, T> rows(region, k, first);
     for (int64_t i = 0; i < count; ++i) {
       const double vote = votes[i];
       double sum = sums[i], weight = weight_sums[i];
-      for (int r = 0; r < kRows; ++r) {
+      for (size_t r = 0; r < kRows; ++r) {
         const T with_vote = vote >= 0 ? rows[r][i] : -rows[r][i];
-        const double entry = weights[k + r] * rows[r][i];
+        const double entry = weights[r] * rows[r][i];
         sum += with_vote > 0 ? entry : 0.0;
-        weight += with_vote > 0 ? weights[k + r] : 0.0;
+        weight += with_vote > 0 ? weights[r] : 0.0;
       }
       sums[i] = sum;
       weight_sums[i] = weight;
-    }
-  }
-
-  template <int kRows, class T>
-  [[gnu::always_inline]] static void AddDistances(const Region& region, size_t k, int64_t first,
-                                                  int64_t count, const double* __restrict mean,
-                                                  double* __restrict squares) {
-    const Rows<kRows, T> rows(region, k, first);
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = squares[i];
-      for (int r = 0; r < kRows; ++r) sum += (rows[r][i] - mean[i]) * (rows[r][i] - mean[i]);
-      squares[i] = sum;
     }
   }
 
@@ -228,9 +195,13 @@ class SceProgram : public TypedProgram<SceProgram> {
       AddAll<T>(region, first, count, mean);
       Divide(mean, count);
       std::fill_n(squares, count, 0.0);
-      size_t k = 0;
-      for (; k + 4 <= models_; k += 4) AddDistances<4, T>(region, k, first, count, mean, squares);
-      for (; k < models_; ++k) AddDistances<1, T>(region, k, first, count, mean, squares);
+      ForRows<T>(region, first, [&](const auto& rows, size_t) {
+        for (int64_t i = 0; i < count; ++i) {
+          double sum = squares[i];
+          for (const T* const row : rows) sum += (row[i] - mean[i]) * (row[i] - mean[i]);
+          squares[i] = sum;
+        }
+      });
       Divide(squares, count);
       for (int64_t i = 0; i < count; ++i) variances[first + i] = static_cast<T>(squares[i]);
     }
