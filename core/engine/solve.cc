@@ -32,12 +32,12 @@ class TensorSolver::Held : public HeldTensor {
 
   absl::Status Visit(int64_t begin, int64_t end,
                      absl::FunctionRef<void(const Region&)> use) const override {
-    RETURN_IF_ERROR(context_.call.Check());
     const int64_t granule = RegionGranule(tensor_);
     const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
     const int64_t last = std::min(elements(), (end + granule - 1) / granule * granule);
     std::vector<const char*> at(sources_.size());
     for (int64_t first = begin / granule * granule; first < last; first += block) {
+      RETURN_IF_ERROR(context_.call.Check());
       for (size_t s = 0; s < at.size(); ++s) {
         at[s] = sources_[s] + SourceBytes(tensor_, tensor_.sources[s], first);
       }
