@@ -219,6 +219,39 @@ std::vector<MemoryPlan> Choices(const Plan& plan, const EngineOptions& options) 
   return choices;
 }
 
+struct Solves {
+  uint64_t largest = 0;  // what the largest tensor takes while it is solved
+  uint64_t kept = 0;     // what is left of all until the run ends
+};
+
+// Which tensors are solved in memory with `left` bytes, and which of them at once.
+Solves FitSolves(Plan* plan, uint64_t left) {
+  std::vector<PlanTensor*> tensors;
+  for (PlanTensor& tensor : plan->tensors) {
+    if (!tensor.left_out && IsSolvedInMemory(*plan, tensor)) tensors.push_back(&tensor);
+  }
+  Solves solves;
+  for (PlanTensor* tensor : tensors) {
+    tensor->at_once = false;
+    const uint64_t bytes = SolveBytes(*plan, *tensor);
+    tensor->streamed = bytes > left;
+    if (tensor->streamed) continue;
+    solves.largest = std::max(solves.largest, bytes);
+    solves.kept += static_cast<uint64_t>(tensor->program->kept_bytes());
+  }
+  // Being solved at once must make nobody stream.
+  const bool keeps = solves.largest + solves.kept <= left;
+  if (!keeps) solves.kept = 0;
+  for (PlanTensor* tensor : tensors) {
+    if (tensor->streamed || (!keeps && tensor->program->kept_bytes() > 0)) continue;
+    tensor->at_once = true;
+    const uint64_t bytes = SolveBytes(*plan, *tensor);
+    tensor->at_once = bytes <= left - solves.kept;
+    if (tensor->at_once) solves.largest = std::max(solves.largest, bytes);
+  }
+  return solves;
+}
+
 }  // namespace
 
 uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor) {
@@ -229,7 +262,7 @@ uint64_t SolveBytes(const Plan& plan, const PlanTensor& tensor) {
   for (int round = plan.first_solve_round; round < static_cast<int>(plan.rounds.size()); ++round) {
     if (TakesPart(tensor, round)) partial = std::max(partial, PartialBytes(plan, round, tensor));
   }
-  const auto held = static_cast<uint64_t>(tensor.program->held_bytes());
+  const auto held = static_cast<uint64_t>(tensor.at_once ? tensor.program->held_bytes() : 0);
   return bytes + bytes / 4 + std::max(partial, held) + RegionBytes(tensor);
 }
 
@@ -281,20 +314,10 @@ absl::Status FitMemory(Plan* plan, const EngineOptions& options) {
   memory.largest_tensor = demand.whole_name;
   memory.peak = Peak(demand, memory);
   // What is left goes to tensors that are solved in memory; those that do not fit are streamed.
-  uint64_t left = options.memory_budget - memory.peak, largest = 0, kept = 0;
-  for (const PlanTensor& tensor : plan->tensors) {
-    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
-    kept += static_cast<uint64_t>(tensor.program->kept_bytes());
-  }
-  left -= std::min(left, kept);
-  for (PlanTensor& tensor : plan->tensors) {
-    if (tensor.left_out || !IsSolvedInMemory(*plan, tensor)) continue;
-    const uint64_t bytes = SolveBytes(*plan, tensor);
-    tensor.streamed = bytes > left;
-    if (!tensor.streamed) largest = std::max(largest, bytes);
-  }
-  memory.solve_pool = std::min(left, largest * static_cast<uint64_t>(memory.threads));
-  memory.peak += memory.solve_pool + (largest > 0 ? kept : 0);
+  const uint64_t left = options.memory_budget - memory.peak;
+  const auto [largest, kept] = FitSolves(plan, left);
+  memory.solve_pool = std::min(left - kept, largest * static_cast<uint64_t>(memory.threads));
+  memory.peak += memory.solve_pool + kept;
   plan->memory = memory;
   return absl::OkStatus();
 }

@@ -61,6 +61,7 @@ struct PlanTensor {
   std::unique_ptr<TensorProgram> program;  // null: copied byte by byte
   bool keep = false;                       // program over the kept source alone
   bool streamed = false;                   // its own rounds take passes over the inputs
+  bool at_once = false;                    // if not: solved by TensorProgram::SolveHeld
   uint64_t copy_bytes = 0;                 // copies: size of the tensor
   // Embeddings whose rows follow a new vocabulary: every source has `rows`, and this says what
   // stands for those that it lacks. Null otherwise.

@@ -29,19 +29,19 @@ class TensorSolver::Held : public HeldTensor {
       : context_(context), tensor_(tensor), sources_(std::move(sources)), stack_(*stack) {}
 
   int64_t elements() const override { return tensor_.tensor.elements(); }
+  bool f64() const override { return tensor_.tensor.f64; }
 
   absl::Status Visit(int64_t begin, int64_t end,
                      absl::FunctionRef<void(const Region&)> use) const override {
     const int64_t granule = RegionGranule(tensor_);
     const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
-    const int64_t last = std::min(elements(), (end + granule - 1) / granule * granule);
     std::vector<const char*> at(sources_.size());
-    for (int64_t first = begin / granule * granule; first < last; first += block) {
+    for (int64_t first = begin; first < end; first += block) {
       RETURN_IF_ERROR(context_.call.Check());
       for (size_t s = 0; s < at.size(); ++s) {
         at[s] = sources_[s] + SourceBytes(tensor_, tensor_.sources[s], first);
       }
-      use(stack_.Build(context_.plan, tensor_, first, std::min(block, last - first), at,
+      use(stack_.Build(context_.plan, tensor_, first, std::min(block, end - first), at,
                        StackUse::kReduce, nullptr));
     }
     return absl::OkStatus();
@@ -134,8 +134,10 @@ absl::StatusOr<std::vector<double>> TensorSolver::SolveRound(const PlanTensor& t
                                                              const Held& held,
                                                              std::vector<const char*> sources,
                                                              Memory* memory) {
-  absl::StatusOr<std::vector<double>> values = tensor.program->SolveHeld(round, held, *solved_);
-  if (!values.ok() || !values->empty()) return values;
+  if (tensor.at_once) {
+    absl::StatusOr<std::vector<double>> values = tensor.program->SolveHeld(round, held, *solved_);
+    if (!values.ok() || !values->empty()) return values;
+  }
   const Plan& plan = context_.plan;
   const int64_t elements = tensor.tensor.elements(), leaf_elements = LeafElements(tensor);
   Reducer reducer(plan, round, *solved_, &memory->stack);

@@ -236,6 +236,7 @@ double GramScale(double largest) {
 }
 
 double LargestOf(const at::Tensor& x) {
+  if (x.numel() == 0) return 0;
   return x.norm(std::numeric_limits<double>::infinity()).item<double>();
 }
 

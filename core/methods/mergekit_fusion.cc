@@ -151,7 +151,6 @@ class FusionProgram : public TypedProgram<FusionProgram> {
  public:
   FusionProgram(const OutputTensor& tensor, const SelectionRounds& rounds, int first_round)
       : index_(tensor.index),
-        f64_(tensor.f64),
         rows_(tensor.elements() / std::max<int64_t>(1, tensor.columns())),
         first_round_(first_round),
         length_(tensor.shape.empty() ? 1 : tensor.shape.back()),
@@ -178,11 +177,33 @@ class FusionProgram : public TypedProgram<FusionProgram> {
   }
 
   // Behind what the selection found: the divergences of all rows, unless they are many.
-  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
-                                                const Solved&) const override {
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeldAs(int round, const HeldTensor& tensor) const {
     if (round != 0) return std::vector<double>();
-    return f64_ ? SolveHeldAs<double>(tensor) : SolveHeldAs<float>(tensor);
+    std::vector<double> divergences;
+    divergences.reserve(static_cast<size_t>(rows_));
+    RETURN_IF_ERROR(tensor.Visit(0, tensor.elements(), [&](const Region& region) {
+      const std::vector<double> rows = DivergencesOf<T>(region);
+      divergences.insert(divergences.end(), rows.begin(), rows.end());
+    }));
+    std::vector<T> importance;
+    ASSIGN_OR_RETURN(std::vector<double> found,
+                     selection_.SolveHeld<T>(
+                         0, tensor,
+                         [&](const Region& region, Selection::UseNumbers<T> use) {
+                           importance.resize(static_cast<size_t>(region.elements));
+                           WeighRows(region,
+                                     &divergences[static_cast<size_t>(region.offset / length_)],
+                                     importance.data());
+                           use(0, region, importance.data());
+                         },
+                         PositionOf));
+    if (!found.empty() && keeps_divergences()) {
+      found.insert(found.end(), divergences.begin(), divergences.end());
+    }
+    return found;
   }
+
   int64_t held_bytes() const override { return selection_.held_bytes() + 8 * rows_; }
   int64_t kept_bytes() const override { return keeps_divergences() ? 8 * rows_ : 0; }
 
@@ -234,42 +255,20 @@ class FusionProgram : public TypedProgram<FusionProgram> {
     return rows;
   }
 
+  // Of a region that may begin and end within rows; `divergences` are those of its rows.
   template <class T>
   void WeighRows(const Region& region, const double* divergences, T* importance) const {
-    for (int64_t first = 0; first < region.elements; first += length_) {
-      Weigh(region.row_as<T>(0) + first, region.base_as<T>() + first, divergences[first / length_],
-            length_, importance + first);
+    const int64_t skipped = region.offset % length_;
+    for (int64_t first = 0; first < region.elements;) {
+      const int64_t row = (skipped + first) / length_;
+      const int64_t count = std::min((row + 1) * length_ - skipped, region.elements) - first;
+      Weigh(region.row_as<T>(0) + first, region.base_as<T>() + first, divergences[row], count,
+            importance + first);
+      first += count;
     }
-  }
-
-  template <class T>
-  absl::StatusOr<std::vector<double>> SolveHeldAs(const HeldTensor& tensor) const {
-    std::vector<double> divergences;
-    divergences.reserve(static_cast<size_t>(rows_));
-    RETURN_IF_ERROR(tensor.Visit(0, tensor.elements(), [&](const Region& region) {
-      const std::vector<double> rows = DivergencesOf<T>(region);
-      divergences.insert(divergences.end(), rows.begin(), rows.end());
-    }));
-    std::vector<T> importance;
-    ASSIGN_OR_RETURN(std::vector<double> found,
-                     selection_.SolveHeld<T>(
-                         0, tensor,
-                         [&](const Region& region, Selection::UseNumbers<T> use) {
-                           importance.resize(static_cast<size_t>(region.elements));
-                           WeighRows(region,
-                                     &divergences[static_cast<size_t>(region.offset / length_)],
-                                     importance.data());
-                           use(0, region, importance.data());
-                         },
-                         PositionOf));
-    if (!found.empty() && keeps_divergences()) {
-      found.insert(found.end(), divergences.begin(), divergences.end());
-    }
-    return found;
   }
 
   const int index_;
-  const bool f64_;
   const int64_t rows_;
   const int first_round_;
   const int64_t length_;

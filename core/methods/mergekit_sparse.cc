@@ -62,27 +62,28 @@ ORTHOMERGE_PER_CPU void Take(const T* __restrict x, const uint8_t* __restrict ke
   }
 }
 
-// The blocks of kRows rows at a time, so that sums stay in registers.
-template <int kRows, class T>
-ORTHOMERGE_PER_CPU void Add(const T* __restrict kept, const double* c, int64_t count,
+// sums += c rows, of some rows.
+template <class T, size_t kRows>
+ORTHOMERGE_PER_CPU void Add(const std::array<const T*, kRows>& rows, const double* c, int64_t count,
                             double* __restrict sums) {
   for (int64_t i = 0; i < count; ++i) {
     double sum = sums[i];
-    for (int r = 0; r < kRows; ++r) sum += c[r] * kept[r * kBlock + i];
+    for (size_t r = 0; r < kRows; ++r) sum += c[r] * rows[r][i];
     sums[i] = sum;
   }
 }
 
 // Only entries with the elected sign, which is 1 or -1; their models' weights, too.
-template <int kRows, class T>
-ORTHOMERGE_PER_CPU void AddElected(const T* __restrict kept, const double* c, const double* weights,
-                                   int64_t count, const double* __restrict signs,
-                                   double* __restrict sums, double* __restrict weight_sums) {
+template <class T, size_t kRows>
+ORTHOMERGE_PER_CPU void AddElected(const std::array<const T*, kRows>& rows, const double* c,
+                                   const double* weights, int64_t count,
+                                   const double* __restrict signs, double* __restrict sums,
+                                   double* __restrict weight_sums) {
   for (int64_t i = 0; i < count; ++i) {
     const double sign = signs[i];
     double sum = sums[i], weight = weight_sums[i];
-    for (int r = 0; r < kRows; ++r) {
-      const double with_vote = sign * (c[r] * kept[r * kBlock + i]);
+    for (size_t r = 0; r < kRows; ++r) {
+      const double with_vote = sign * (c[r] * rows[r][i]);
       // Products, so that GCC makes vectors of the loop.
       const double elected = with_vote > 0 ? 1.0 : 0.0;
       sum += sign * std::max(0.0, with_vote);
@@ -98,7 +99,6 @@ class SparseProgram : public TypedProgram<SparseProgram> {
   SparseProgram(const OutputTensor& tensor, const Settings& settings, Sparsity sparsity,
                 int norm_round, int first_round)
       : index_(tensor.index),
-        f64_(tensor.f64),
         ranked_(tensor.shape.size() < 2 ? tensor.elements() : tensor.shape[1]),
         settings_(settings),
         sparsity_(std::move(sparsity)),
@@ -133,11 +133,10 @@ class SparseProgram : public TypedProgram<SparseProgram> {
     return ratios;
   }
 
-  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
-                                                const Solved&) const override {
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeldAs(int round, const HeldTensor& tensor) const {
     if (round == norm_round_) return std::vector<double>();
-    return f64_ ? sparsity_.SolveHeld<double>(round, tensor)
-                : sparsity_.SolveHeld<float>(round, tensor);
+    return sparsity_.SolveHeld<T>(round, tensor);
   }
   int64_t held_bytes() const override { return sparsity_.selection().held_bytes(); }
 
@@ -155,7 +154,7 @@ class SparseProgram : public TypedProgram<SparseProgram> {
       for (int64_t first = 0; first < region.elements; first += kBlock) {
         const int64_t count = std::min(kBlock, region.elements - first);
         const T* x = region.row_as<T>(k) + first;
-        for (int64_t i = 0; i < count; ++i) kept[i] = keep[first + i] != 0 ? x[i] : T{0};
+        Take(x, &keep[first], count, kept);
         AddMagnitudes(kept, count, lanes + kLanes);
       }
     }
@@ -172,26 +171,25 @@ class SparseProgram : public TypedProgram<SparseProgram> {
     for (const SparseRow& row : sparsity_.rows()) weights.push_back(row.weight);
     const double total = TotalWeight(sparsity_.rows()), lambda = settings_.lambda;
     std::vector<T> kept(models * kBlock);
+    std::vector<void*> rows;
+    for (size_t k = 0; k < models; ++k) rows.push_back(&kept[k * kBlock]);
+    Region block;
+    block.rows = rows;
     for (int64_t start = 0; start < region.elements; start += kBlock) {
       const int64_t count = std::min(kBlock, region.elements - start);
       for (size_t k = 0; k < models; ++k) {
         Take(region.row_as<T>(k) + start, &keep[k][start], count, &kept[k * kBlock]);
       }
       std::fill_n(vote, count, 0.0);
-      size_t k = 0;
-      for (; k + 4 <= models; k += 4) Add<4>(&kept[k * kBlock], &c[k], count, vote);
-      for (; k < models; ++k) Add<1>(&kept[k * kBlock], &c[k], count, vote);
+      ForRows<T>(block, 0, [&](const auto& some, size_t k) { Add(some, &c[k], count, vote); });
       const double* sum = vote;
       std::fill_n(weight, count, settings_.elects ? 0.0 : total);
       if (settings_.elects) {
         for (int64_t i = 0; i < count; ++i) vote[i] = vote[i] >= 0 ? 1.0 : -1.0;
         std::fill_n(elected, count, 0.0);
-        for (k = 0; k + 4 <= models; k += 4) {
-          AddElected<4>(&kept[k * kBlock], &c[k], &weights[k], count, vote, elected, weight);
-        }
-        for (; k < models; ++k) {
-          AddElected<1>(&kept[k * kBlock], &c[k], &weights[k], count, vote, elected, weight);
-        }
+        ForRows<T>(block, 0, [&](const auto& some, size_t k) {
+          AddElected(some, &c[k], &weights[k], count, vote, elected, weight);
+        });
         sum = elected;
       }
       const T* base = region.base_as<T>() + start;
@@ -234,7 +232,6 @@ class SparseProgram : public TypedProgram<SparseProgram> {
   }
 
   const int index_;
-  const bool f64_;
   const int64_t ranked_;  // elements that Sparsity ranks at once
   const Settings settings_;
   const Sparsity sparsity_;

@@ -109,8 +109,9 @@ class HeldTensor {
  public:
   virtual ~HeldTensor() = default;
   virtual int64_t elements() const = 0;
-  // Calls use(region) with regions as for Accumulate that have the elements from `begin` to `end`,
-  // in order: granules (rows, say) are never cut, so that there may be more around them.
+  virtual bool f64() const = 0;
+  // Calls use(region) with regions as for Accumulate that have the elements from `begin`, a
+  // multiple of 16, to `end`, in order. Rows and the like are only cut where these cut them.
   virtual absl::Status Visit(int64_t begin, int64_t end,
                              absl::FunctionRef<void(const Region&)> use) const = 0;
 };

@@ -17,14 +17,17 @@ namespace {
 // Runs of elements that a sample is made of, so short that they tell little of each other.
 constexpr int64_t kRun = 32;
 constexpr int64_t kMinSample = 4096, kMaxSample = 32768;
-// Of the numbers of a larger tensor, at most 1 / kGathered may lie between.
-constexpr int64_t kGathered = 16;
+// At most so many numbers may lie between: 1 / kGathered of a large tensor, kMostOfSmall of another
+// one (a sample of n / 64 leaves about 48 sqrt(n) at the median).
+constexpr int64_t kGathered = 16, kMostOfSmall = 65536;
+// Regions have more elements than these, but for the last.
+constexpr int64_t kRegion = 1024;
 // How far from the wanted rank a sample's numbers are sought, in standard deviations of independent
 // ones; neighbours are not.
 constexpr double kDeviations = 6;
 
 int64_t MostGathered(int64_t elements) {
-  return std::min(elements, std::max(kMaxSample, elements / kGathered));
+  return std::min(elements, std::max(kMostOfSmall, elements / kGathered));
 }
 
 struct Tally {
@@ -113,14 +116,12 @@ class Selection::Brackets {
       // Not at equal distances, which might be those of columns.
       const int64_t stretch = n / runs;
       jitter = jitter * 6364136223846793005 + 1442695040888963407;
-      const int64_t begin = run * stretch + static_cast<int64_t>((jitter >> 33) % (stretch - kRun));
+      const auto place = static_cast<int64_t>((jitter >> 33) % (stretch - kRun));
+      const int64_t begin = (run * stretch + place) / 16 * 16;
       RETURN_IF_ERROR(tensor_.Visit(begin, begin + kRun, [&](const Region& region) {
         numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
-          // More than the run may have come, in several regions.
-          const int64_t last = std::min(own.elements, begin + kRun - own.offset);
-          for (int64_t i = std::max<int64_t>(0, begin - own.offset); i < last; ++i) {
-            if (own.counts == nullptr || own.counts[i] != 0) samples[row].push_back(numbers[i]);
-          }
+          const absl::Span<const T> counted = Counted(own, numbers);
+          samples[row].insert(samples[row].end(), counted.begin(), counted.end());
         });
       }));
     }
@@ -153,6 +154,12 @@ class Selection::Brackets {
   }
 
   absl::Status Gather() {
+    const auto regions = static_cast<size_t>(tensor_.elements() / kRegion + 1);
+    regions_.reserve(regions);
+    for (Bracket& bracket : cuts_) {
+      bracket.inside.reserve(static_cast<size_t>(MostGathered(tensor_.elements())));
+      bracket.chunks.reserve(regions);
+    }
     return tensor_.Visit(0, tensor_.elements(), [this](const Region& region) {
       if (misled_) return;
       regions_.emplace_back(region.offset, region.offset + region.elements);
@@ -174,7 +181,6 @@ class Selection::Brackets {
       bracket.below += tally.below;
       bracket.at_low += tally.at_low;
       bracket.at_high += tally.at_high;
-      if (bracket.inside.capacity() == 0) bracket.inside.reserve(static_cast<size_t>(most));
       ForMarked(marks_.data(), std::ssize(marks_), [&](int64_t i) {
         if (std::ssize(bracket.inside) < most) {
           bracket.inside.push_back(numbers[static_cast<size_t>(i)]);
@@ -283,10 +289,10 @@ absl::StatusOr<std::vector<double>> Selection::SolveHeld(int round, const HeldTe
 }
 
 int64_t Selection::held_bytes() const {
-  // What lies between, once more for the cut at hand; regions have 2^11 elements or more.
-  const int64_t bytes = number_digits_ * 2;  // of a number
+  const int64_t width = number_digits_ * kDigitBits / 8;
+  // What lies between, once more for the cut at hand; a sample has gone by then.
   return static_cast<int64_t>(cuts_ + 1) *
-         (MostGathered(elements_) * bytes + elements_ / 2048 * 16 + (int64_t{64} << 10));
+         (MostGathered(elements_) * width + (elements_ / kRegion + 1) * 16);
 }
 
 template absl::StatusOr<std::vector<double>> Selection::SolveHeld<float>(int, const HeldTensor&,

@@ -54,7 +54,7 @@ class MemoryTest : public EngineTest {
 };
 
 TEST_F(MemoryTest, ThePeakNeverPassesTheBudget) {
-  for (const char* method : {"average", "awd", "ties"}) {
+  for (const char* method : {"average", "awd", "ties", "mergekit.ties", "mergekit.sce"}) {
     const uint64_t smallest = PlanOf(MakeRecipe(method, 3))->memory.smallest;
     int most_threads = 0;
     for (uint64_t budget = smallest; budget < 40 * smallest; budget += budget / 3) {

@@ -1,5 +1,6 @@
 // Rounds that a tensor solves by itself: in memory where it fits, by passes over the inputs where
 // it does not, with the same numbers.
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 
@@ -174,7 +175,74 @@ TEST_F(TensorRoundsTest, InMemoryAndStreamedGiveTheSame) {
   EXPECT_TRUE(all_streamed);
 }
 
-// Selections that find their thresholds otherwise where they have the whole tensor.
+// Another program, of which it counts how often it has to count.
+class Watched : public TensorProgram {
+ public:
+  Watched(std::unique_ptr<TensorProgram> program, std::atomic<int>* counted)
+      : program_(std::move(program)), counted_(*counted) {}
+
+  Access access() const override { return program_->access(); }
+  int64_t row_elements(const OutputTensor& tensor) const override {
+    return program_->row_elements(tensor);
+  }
+  bool takes_part(int round) const override { return program_->takes_part(round); }
+  bool needs_round(int round, const Solved& solved) const override {
+    return program_->needs_round(round, solved);
+  }
+  int64_t width(int round) const override { return program_->width(round); }
+  absl::StatusOr<std::vector<double>> SolveTensor(int round, const TensorPartial& partial,
+                                                  const Solved& solved) const override {
+    return program_->SolveTensor(round, partial, solved);
+  }
+  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
+                                                const Solved& solved) const override {
+    return program_->SolveHeld(round, tensor, solved);
+  }
+  int64_t held_bytes() const override { return program_->held_bytes(); }
+  int64_t kept_bytes() const override { return program_->kept_bytes(); }
+  void Accumulate(int round, const Region& region, const Solved& solved,
+                  Accumulator& partial) const override {
+    if (!partial.counters.empty()) ++counted_;
+    program_->Accumulate(round, region, solved, partial);
+  }
+  absl::Status Emit(const Region& region, const Solved& solved,
+                    absl::Span<void* const> sinks) const override {
+    return program_->Emit(region, solved, sinks);
+  }
+  int64_t working_bytes(int64_t elements) const override {
+    return program_->working_bytes(elements);
+  }
+  std::string description() const override { return program_->description(); }
+
+ private:
+  const std::unique_ptr<TensorProgram> program_;
+  std::atomic<int>& counted_;
+};
+
+class WatchedMethod : public Method {
+ public:
+  WatchedMethod(std::unique_ptr<Method> method, std::atomic<int>* counted)
+      : method_(std::move(method)), counted_(counted) {}
+
+  bool wants_task_vectors() const override { return method_->wants_task_vectors(); }
+  bool needs_base_values() const override { return method_->needs_base_values(); }
+  absl::Status Prepare(absl::Span<const OutputTensor> tensors) override {
+    return method_->Prepare(tensors);
+  }
+  std::vector<Round> rounds() const override { return method_->rounds(); }
+  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
+      const OutputTensor& tensor) const override {
+    absl::StatusOr<std::unique_ptr<TensorProgram>> program = method_->Compile(tensor);
+    if (!program.ok() || *program == nullptr) return program;
+    return std::make_unique<Watched>(*std::move(program), counted_);
+  }
+
+ private:
+  const std::unique_ptr<Method> method_;
+  std::atomic<int>* const counted_;
+};
+
+// Selections find their thresholds otherwise where they have the whole tensor.
 TEST_F(TensorRoundsTest, ThresholdsAreThoseOfCounting) {
   const std::vector<std::pair<std::string, ParameterMap>> methods = {
       {"mergekit.ties", {{"density", 0.3}}},
@@ -182,19 +250,42 @@ TEST_F(TensorRoundsTest, ThresholdsAreThoseOfCounting) {
       {"mergekit.sce", {{"select_topk", 0.4}}},
       {"mergekit.arcee_fusion", {}}};
   for (const auto& [method, parameters] : methods) {
-    const int models = method == "mergekit.arcee_fusion" ? 1 : 2;
-    const Recipe recipe = MakeRecipe(method, models, parameters);
-    std::filesystem::remove_all(Path("out"));
-    EXPECT_TRUE(PlanOf(recipe)->passes().empty());
-    Run(recipe);
+    const Recipe recipe = MakeRecipe(method, method == "mergekit.arcee_fusion" ? 1 : 2, parameters);
+    std::atomic<int> counted = 0;
+    const auto run = [&](const EngineOptions& options) {
+      std::filesystem::remove_all(Path("out"));
+      diagnostics_ = Diagnostics();
+      const MethodMaker maker = [&](const MethodSpec& spec,
+                                    absl::Span<const MethodSpec> transforms) {
+        absl::StatusOr<std::unique_ptr<Method>> made = MakeMethod(spec, transforms);
+        EXPECT_THAT(made, IsOk());
+        return absl::StatusOr<std::unique_ptr<Method>>(
+            std::make_unique<WatchedMethod>(*std::move(made), &counted));
+      };
+      auto plan = MakePlanWith(maker, storage_, recipe, options, CallOptions(), &diagnostics_);
+      EXPECT_THAT(plan, IsOk());
+      EXPECT_LE((*plan)->memory.peak, options.memory_budget);
+      counted = 0;
+      EXPECT_THAT(RunPlan(storage_, **plan, CallOptions(), {}), IsOk());
+      return *std::move(plan);
+    };
+    EngineOptions options;
+    options.threads = 2;
+    const std::unique_ptr<Plan> roomy = run(options);
+    EXPECT_TRUE(roomy->passes().empty());
+    EXPECT_EQ(counted, 0) << method;
     const auto want = ModelFiles(Path("out"));
-    EngineOptions tight;
-    tight.threads = 2;
-    tight.memory_budget = PlanOf(recipe, tight)->memory.smallest;
-    std::filesystem::remove_all(Path("out"));
-    EXPECT_FALSE(PlanOf(recipe, tight)->passes().empty());
-    Run(recipe, tight);
-    EXPECT_TRUE(ModelFiles(Path("out")) == want) << method;
+    // With less memory they count in memory, with still less in passes.
+    bool in_memory = false, in_passes = false;
+    for (uint64_t budget = roomy->memory.peak; budget >= roomy->memory.smallest;
+         budget -= (budget - roomy->memory.smallest) / 16 + kMiB / 8) {
+      options.memory_budget = budget;
+      const std::unique_ptr<Plan> plan = run(options);
+      in_memory |= counted > 0 && plan->passes().empty();
+      in_passes |= !plan->passes().empty();
+      EXPECT_TRUE(ModelFiles(Path("out")) == want) << method << " " << budget;
+    }
+    EXPECT_TRUE(in_memory && in_passes) << method << " " << in_memory << " " << in_passes;
   }
 }
 

@@ -135,18 +135,18 @@ TEST(Selection, NumbersAtARank) {
 template <class T>
 class HeldNumbers : public HeldTensor {
  public:
-  HeldNumbers(const std::vector<T>& values, int64_t granule) : values_(values), granule_(granule) {}
+  HeldNumbers(const std::vector<T>& values, int64_t region) : values_(values), region_(region) {}
 
   int64_t elements() const override { return std::ssize(values_); }
+  bool f64() const override { return sizeof(T) == sizeof(double); }
   absl::Status Visit(int64_t begin, int64_t end,
                      absl::FunctionRef<void(const Region&)> use) const override {
-    visited_ += end - begin;
-    const int64_t last = std::min(elements(), (end + granule_ - 1) / granule_ * granule_);
-    const int64_t block = std::max<int64_t>(2048 / granule_, 1) * granule_;
-    for (int64_t first = begin / granule_ * granule_; first < last; first += block) {
+    EXPECT_EQ(begin % 16, 0);
+    for (int64_t first = begin; first < end; first += region_) {
       Region region;
       region.offset = first;
-      region.elements = std::min(block, last - first);
+      region.elements = std::min(region_, end - first);
+      visited_ += region.elements;
       use(region);
     }
     return absl::OkStatus();
@@ -155,7 +155,7 @@ class HeldNumbers : public HeldTensor {
 
  private:
   const std::vector<T>& values_;
-  const int64_t granule_;
+  const int64_t region_;
   mutable int64_t visited_ = 0;
 };
 
@@ -163,12 +163,12 @@ class HeldNumbers : public HeldTensor {
 // Elements whose `counts` is 0 do not count.
 template <class T>
 std::vector<std::vector<uint8_t>> HeldAbove(const std::vector<T>& values, EqualNumbers equal,
-                                            std::array<int64_t, 2> below, int64_t granule,
+                                            std::array<int64_t, 2> below, int64_t region,
                                             const std::vector<uint8_t>& counts = {}) {
   const OutputTensor tensor = TensorOf(std::ssize(values), sizeof(T) == sizeof(double));
   const SelectionRounds rounds({&tensor, 1}, equal);
   const Selection selection(tensor, rounds, equal, 0, 1, 2);
-  const HeldNumbers<T> held(values, granule);
+  const HeldNumbers<T> held(values, region);
   Solved solved;
   solved.rounds.resize(static_cast<size_t>(rounds.count()));
   for (Solved::Values& round : solved.rounds) round.tensors.resize(1);
@@ -182,7 +182,7 @@ std::vector<std::vector<uint8_t>> HeldAbove(const std::vector<T>& values, EqualN
       [&](size_t cut, int64_t) { return below[cut]; });
   EXPECT_TRUE(found.ok());
   // A pass, its sample and a region for each index.
-  EXPECT_LE(held.visited(), 2 * held.elements() + 4 * (granule + 2048));
+  EXPECT_LE(held.visited(), held.elements() + 32768 + 2 * region);
   if (!found.ok() || found->empty()) return {};
   EXPECT_EQ(found->size(), selection.found_numbers());
   solved.rounds[0].tensors[0] = *found;
@@ -197,13 +197,13 @@ std::vector<std::vector<uint8_t>> HeldAbove(const std::vector<T>& values, EqualN
 }
 
 template <class T>
-void ExpectHeldSorted(const std::vector<T>& values, int64_t granule) {
+void ExpectHeldSorted(const std::vector<T>& values, int64_t region) {
   const auto n = std::ssize(values);
   for (const EqualNumbers equal : {EqualNumbers::kByIndex, EqualNumbers::kByFallingIndex}) {
     for (const std::array<int64_t, 2> below :
          {std::array{int64_t{0}, n}, std::array{int64_t{1}, n - 1}, std::array{n / 10, n / 3},
           std::array{n / 2 + 1, n * 9 / 10}}) {
-      const auto above = HeldAbove(values, equal, below, granule);
+      const auto above = HeldAbove(values, equal, below, region);
       ASSERT_EQ(above.size(), 2u);
       for (size_t cut = 0; cut < 2; ++cut) {
         const std::vector<bool> want = SortedAbove(values, equal, below[cut]);
@@ -217,11 +217,11 @@ void ExpectHeldSorted(const std::vector<T>& values, int64_t granule) {
 TEST(Selection, OfATensorInMemory) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
-  for (const size_t n : {1u, 2u, 1000u, 32768u, 32769u, 200'003u, 1'000'000u}) {
+  for (const size_t n : {1u, 2u, 1000u, 32768u, 32769u, 200'003u, 524'288u, 1'000'000u}) {
     std::vector<float> values(n);
     std::generate(values.begin(), values.end(), [&] { return normal(random); });
-    ExpectHeldSorted(values, 1);
-    ExpectHeldSorted(std::vector<double>(values.begin(), values.end()), 512);
+    ExpectHeldSorted(values, 1040);
+    ExpectHeldSorted(std::vector<double>(values.begin(), values.end()), 2048);
   }
 }
 
@@ -232,7 +232,7 @@ TEST(Selection, OfATensorInMemoryWithFewNumbers) {
     for (float& x : values) {
       x = static_cast<float>(static_cast<int>(random() % different) - different / 2) / 4;
     }
-    ExpectHeldSorted(values, 700);
+    ExpectHeldSorted(values, 4000);
   }
 }
 
@@ -249,7 +249,7 @@ TEST(Selection, WhatDoesNotCountIsNoPartOfATensorInMemory) {
   }
   values[static_cast<size_t>(std::find(counts.begin(), counts.end(), 0) - counts.begin())] = NAN;
   const auto n = std::ssize(counted);
-  const auto above = HeldAbove(values, EqualNumbers::kByIndex, {n / 4, n / 2}, 1, counts);
+  const auto above = HeldAbove(values, EqualNumbers::kByIndex, {n / 4, n / 2}, 2048, counts);
   ASSERT_EQ(above.size(), 2u);
   for (size_t cut = 0; cut < 2; ++cut) {
     const std::vector<bool> want =
@@ -267,13 +267,13 @@ TEST(Selection, NothingIsFoundWhereASampleMisleads) {
   std::vector<float> values(1'000'000);
   std::iota(values.begin(), values.end(), 0.0f);
   values[500'000] = NAN;
-  EXPECT_TRUE(HeldAbove(values, EqualNumbers::kByIndex, {10, 20}, 1).empty());
+  EXPECT_TRUE(HeldAbove(values, EqualNumbers::kByIndex, {10, 20}, 2048).empty());
   // Far more numbers near the cut than anywhere in the sample: a run of them that it steps over.
   std::vector<bool> sampled(values.size());
   class Spy : public HeldNumbers<float> {
    public:
     Spy(const std::vector<float>& values, std::vector<bool>* seen)
-        : HeldNumbers(values, 1), seen_(*seen) {}
+        : HeldNumbers(values, 2048), seen_(*seen) {}
     absl::Status Visit(int64_t begin, int64_t end,
                        absl::FunctionRef<void(const Region&)> use) const override {
       if (end - begin < elements()) std::fill(seen_.begin() + begin, seen_.begin() + end, true);

@@ -1,15 +1,8 @@
-// mergekit's methods that weigh the entries of the task vectors d_m by what the others have there.
-//
-// sce (after arXiv 2408.07990): of the elements in which the d_m vary, the int(select_topk n) with
-// the largest variance stay, all others become 0. w_m is the mean square of what is left of d_m,
-// divided by the sum over the models (all are equal where that is below 1e-6). Per element only the
-// d_m with the elected sign count (+ where they add up to 0 or more):
+// mergekit's sce (after arXiv 2408.07990): of the elements in which the task vectors d_m vary, the
+// int(select_topk n) with the largest variance stay, all others become 0. w_m is the mean square of
+// what is left of d_m, divided by the sum over the models (all are equal where that is below 1e-6).
+// Per element only the d_m with the elected sign count (+ where they add up to 0 or more):
 // b + sum w_m d_m / max(sum w_m, 1e-6).
-//
-// ram (arXiv 2601.13572): entries are active where |d_m| > epsilon; b + the mean of the active
-// ones. ramplus_tl multiplies those that are the only active ones of their element by
-// 1 + r clamp(shared_m / unique_m, 0, alpha), the numbers of the model's active entries in this
-// tensor that are not, and that are the only ones.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -33,7 +26,6 @@ class SceProgram : public TypedProgram<SceProgram> {
   SceProgram(const OutputTensor& tensor, double topk, const SelectionRounds& rounds,
              int first_round)
       : index_(tensor.index),
-        f64_(tensor.f64),
         elements_(tensor.elements()),
         models_(static_cast<size_t>(tensor.models)),
         topk_(topk),
@@ -61,10 +53,12 @@ class SceProgram : public TypedProgram<SceProgram> {
     });
   }
 
-  absl::StatusOr<std::vector<double>> SolveHeld(int round, const HeldTensor& tensor,
-                                                const Solved&) const override {
-    if (round == square_round_) return std::vector<double>();
-    return f64_ ? SolveHeldAs<double>(round, tensor) : SolveHeldAs<float>(round, tensor);
+  template <class T>
+  absl::StatusOr<std::vector<double>> SolveHeldAs(int round, const HeldTensor& tensor) const {
+    return selection_.SolveHeld<T>(
+        round, tensor,
+        [this](const Region& region, Selection::UseNumbers<T> use) { UseVarying<T>(region, use); },
+        [this](size_t, int64_t n) { return Unselected(n); });
   }
   int64_t held_bytes() const override { return selects() ? selection_.held_bytes() : 0; }
 
@@ -116,14 +110,6 @@ class SceProgram : public TypedProgram<SceProgram> {
   // Of n elements that vary.
   int64_t Unselected(int64_t n) const {
     return n - static_cast<int64_t>(static_cast<double>(n) * topk_);
-  }
-
-  template <class T>
-  absl::StatusOr<std::vector<double>> SolveHeldAs(int round, const HeldTensor& tensor) const {
-    return selection_.SolveHeld<T>(
-        round, tensor,
-        [this](const Region& region, Selection::UseNumbers<T> use) { UseVarying<T>(region, use); },
-        [this](size_t, int64_t n) { return Unselected(n); });
   }
 
   // Hands over the variances of a region, of which only those count that are not 0.
@@ -267,7 +253,6 @@ class SceProgram : public TypedProgram<SceProgram> {
   }
 
   const int index_;
-  const bool f64_;
   const int64_t elements_;
   const size_t models_;
   const double topk_;
@@ -307,148 +292,10 @@ class Sce : public Method {
   SelectionRounds selection_;
 };
 
-struct RamSettings {
-  double epsilon = 0;
-  bool plus = false;
-  double r = 0, alpha = 0;  // of ramplus_tl
-};
-
-class RamProgram : public TypedProgram<RamProgram> {
- public:
-  RamProgram(const OutputTensor& tensor, const RamSettings& settings, int first_round)
-      : index_(tensor.index),
-        models_(static_cast<size_t>(tensor.models)),
-        settings_(settings),
-        first_round_(first_round) {}
-
-  bool takes_part(int) const override { return settings_.plus; }
-  int64_t width(int) const override { return 2 * static_cast<int64_t>(models_); }
-
-  // Per model: entries that are the only active ones, then other active entries.
-  template <class T>
-  ORTHOMERGE_PER_CPU void AccumulateAs(int, const Region& region, const Solved&,
-                                       Accumulator& partial) const {
-    const double epsilon = settings_.epsilon;
-    double active[kBlock];
-    for (int64_t first = 0; first < region.elements; first += kBlock) {
-      const int64_t count = std::min(kBlock, region.elements - first);
-      CountActive<T>(region, first, count, active);
-      for (size_t k = 0; k < models_; ++k) {
-        const T* row = region.row_as<T>(k) + first;
-        uint32_t unique = 0, shared = 0;
-        for (int64_t i = 0; i < count; ++i) {
-          const bool own = std::abs(row[i]) > epsilon;
-          unique += own & (active[i] == 1) ? 1 : 0;
-          shared += own & (active[i] > 1) ? 1 : 0;
-        }
-        partial.counters[2 * k] += unique;
-        partial.counters[2 * k + 1] += shared;
-      }
-    }
-  }
-
-  // What multiplies a model's unique entries.
-  absl::StatusOr<std::vector<double>> SolveTensor(int, const TensorPartial& partial,
-                                                  const Solved&) const override {
-    std::vector<double> factors;
-    for (size_t k = 0; k < models_; ++k) {
-      const auto unique = static_cast<double>(partial.counters[2 * k]);
-      const auto shared = static_cast<double>(partial.counters[2 * k + 1]);
-      const double ratio = shared > 0 ? shared / std::max(unique, settings_.epsilon) : 0.0;
-      factors.push_back(1 + settings_.r * std::min(ratio, settings_.alpha));
-    }
-    return factors;
-  }
-
-  template <class T>
-  ORTHOMERGE_PER_CPU void EmitAs(const Region& region, const Solved& solved, T* out) const {
-    const std::vector<double> factors = settings_.plus ? solved.rounds[first_round_].tensors[index_]
-                                                       : std::vector<double>(models_, 1.0);
-    const double epsilon = settings_.epsilon;
-    double active[kBlock], sum[kBlock];
-    for (int64_t first = 0; first < region.elements; first += kBlock) {
-      const int64_t count = std::min(kBlock, region.elements - first);
-      CountActive<T>(region, first, count, active);
-      std::fill_n(sum, count, 0.0);
-      for (size_t k = 0; k < models_; ++k) {
-        const T* row = region.row_as<T>(k) + first;
-        const double factor = factors[k];
-        for (int64_t i = 0; i < count; ++i) {
-          const double x = std::abs(row[i]) > epsilon ? row[i] : T{0};
-          sum[i] += active[i] == 1 ? factor * x : x;
-        }
-      }
-      const T* base = region.base_as<T>() + first;
-      T* merged = out + first;
-      for (int64_t i = 0; i < count; ++i) {
-        merged[i] = static_cast<T>(base[i] + sum[i] / std::max(active[i], 1.0));
-      }
-    }
-    CarryNonFinite(region, out);
-  }
-
-  std::string description() const override { return "active entries averaged"; }
-
- private:
-  static constexpr int64_t kBlock = 256;
-
-  // How many models have an active entry, of `count` elements from `first` on.
-  template <class T>
-  ORTHOMERGE_PER_CPU void CountActive(const Region& region, int64_t first, int64_t count,
-                                      double* active) const {
-    const double epsilon = settings_.epsilon;
-    std::fill_n(active, count, 0.0);
-    for (size_t k = 0; k < models_; ++k) {
-      const T* row = region.row_as<T>(k) + first;
-      for (int64_t i = 0; i < count; ++i) active[i] += std::abs(row[i]) > epsilon ? 1.0 : 0.0;
-    }
-  }
-
-  const int index_;
-  const size_t models_;
-  const RamSettings settings_;
-  const int first_round_;
-};
-
-class Ram : public Method {
- public:
-  explicit Ram(const MethodSpec& spec) : spec_(spec), plus_(spec.name == "mergekit.ramplus_tl") {}
-
-  bool wants_task_vectors() const override { return true; }
-
-  std::vector<Round> rounds() const override {
-    if (!plus_) return {};
-    return {{"active entries", Round::Fold::kExact, 0, Round::Group::kTensor}};
-  }
-
-  absl::StatusOr<std::unique_ptr<TensorProgram>> Compile(
-      const OutputTensor& tensor) const override {
-    RETURN_IF_ERROR(CheckHasBase(tensor));
-    if (tensor.models == 0) return nullptr;
-    const MergekitParameters parameters(spec_, tensor);
-    RamSettings settings;
-    settings.epsilon = parameters.Number("epsilon");
-    settings.plus = plus_;
-    if (plus_) {
-      settings.r = parameters.Number("r");
-      settings.alpha = parameters.Number("alpha");
-    }
-    return std::make_unique<RamProgram>(tensor, settings, first_round());
-  }
-
- private:
-  const MethodSpec spec_;
-  const bool plus_;
-};
-
 }  // namespace
 
 std::unique_ptr<Method> MakeMergekitSce(const MethodSpec& spec) {
   return std::make_unique<Sce>(spec);
-}
-
-std::unique_ptr<Method> MakeMergekitRam(const MethodSpec& spec) {
-  return std::make_unique<Ram>(spec);
 }
 
 }  // namespace orthomerge
