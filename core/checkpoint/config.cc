@@ -23,8 +23,6 @@ constexpr absl::string_view kTie = "tie_word_embeddings";
 constexpr absl::string_view kTextConfig = "text_config";
 constexpr absl::string_view kVisionConfig = "vision_config";
 constexpr absl::string_view kVocabulary = "vocab_size";
-constexpr absl::string_view kText = "text";  // parts of a model, as in config.h
-constexpr absl::string_view kVision = "vision";
 
 // A number where `member` holds one that is no less than 0.
 std::optional<int64_t> CountOf(absl::string_view text, const JsonMember* member) {
@@ -42,14 +40,18 @@ struct Section {
   std::vector<JsonMember> members;
 };
 
-std::vector<Section> SectionsOf(absl::string_view config, absl::string_view part) {
+// In an object of its own, lists with an entry for each layer included; of others only numbers of
+// layers are known, at the top.
+bool HasOwnConfig(ModelPart part) { return part == ModelPart::kText || part == ModelPart::kVision; }
+
+std::vector<Section> SectionsOf(absl::string_view config, ModelPart part) {
   std::vector<Section> sections;
   const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
   if (!members.ok()) return sections;
-  if (part != kVision) sections.push_back({0, config, *members});
-  if (part != kVision && part != kText) return sections;
+  if (part != ModelPart::kVision) sections.push_back({0, config, *members});
+  if (!HasOwnConfig(part)) return sections;
   for (const JsonMember& member : *members) {
-    if (member.key != (part == kVision ? kVisionConfig : kTextConfig)) continue;
+    if (member.key != (part == ModelPart::kVision ? kVisionConfig : kTextConfig)) continue;
     const absl::string_view value = ValueOf(config, member);
     absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(value);
     if (inner.ok()) sections.push_back({member.value_begin, value, *std::move(inner)});
@@ -59,21 +61,28 @@ std::vector<Section> SectionsOf(absl::string_view config, absl::string_view part
 
 // The number of layers of a part, if the member of its section holds one.
 std::optional<int64_t> LayerCount(const Section& section, const JsonMember& member,
-                                  absl::string_view part) {
+                                  ModelPart part) {
   const absl::string_view key = member.key;
   const auto has = [&](absl::string_view other) {
     return CountOf(section.text, FindMember(section.members, other)).has_value();
   };
   bool counts = false;
-  if (part == kText || part == kVision) {
-    counts = key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" ||
-             key == "n_layers" || (key == "depth" && part == kVision);
-  } else if (part == "encoder") {
-    counts = key == "encoder_layers" || key == "num_encoder_layers" ||
-             (key == "num_layers" && has("num_decoder_layers")) ||
-             (key == "num_hidden_layers" && has("encoder_layers"));
-  } else if (part == "decoder") {
-    counts = key == "decoder_layers" || key == "num_decoder_layers";
+  switch (part) {
+    case ModelPart::kText:
+    case ModelPart::kVision:
+      counts = key == "num_hidden_layers" || key == "num_layers" || key == "n_layer" ||
+               key == "n_layers" || (key == "depth" && part == ModelPart::kVision);
+      break;
+    case ModelPart::kEncoder:
+      counts = key == "encoder_layers" || key == "num_encoder_layers" ||
+               (key == "num_layers" && has("num_decoder_layers")) ||
+               (key == "num_hidden_layers" && has("encoder_layers"));
+      break;
+    case ModelPart::kDecoder:
+      counts = key == "decoder_layers" || key == "num_decoder_layers";
+      break;
+    case ModelPart::kOther:
+      break;
   }
   return counts ? CountOf(section.text, &member) : std::nullopt;
 }
@@ -106,7 +115,7 @@ std::vector<absl::string_view> EntriesOf(absl::string_view array) {
 }
 
 // Those of a part's list.
-std::vector<absl::string_view> EntriesOf(absl::string_view config, absl::string_view part,
+std::vector<absl::string_view> EntriesOf(absl::string_view config, ModelPart part,
                                          absl::string_view key) {
   std::vector<absl::string_view> entries;
   for (const Section& section : SectionsOf(config, part)) {
@@ -119,8 +128,8 @@ std::vector<absl::string_view> EntriesOf(absl::string_view config, absl::string_
 }
 
 // The list `text` of a part for other layers, spaced as it is; nothing if it is to stay.
-std::optional<std::string> LayerList(absl::string_view part, absl::string_view key,
-                                     absl::string_view text, const std::vector<int64_t>& counts,
+std::optional<std::string> LayerList(ModelPart part, absl::string_view key, absl::string_view text,
+                                     const std::vector<int64_t>& counts,
                                      const std::vector<LayerOrigin>& layers) {
   constexpr size_t kLongest = 100;  // of words, numbers and spaces, so that the config stays small
   const std::vector<absl::string_view> own = EntriesOf(text);
@@ -154,8 +163,8 @@ std::optional<std::string> LayerList(absl::string_view part, absl::string_view k
 }
 
 // The edits of what one section says of its part's layers.
-void EditLayers(const Section& section, absl::string_view part,
-                const std::vector<LayerOrigin>& layers, std::vector<TextEdit>* edits) {
+void EditLayers(const Section& section, ModelPart part, const std::vector<LayerOrigin>& layers,
+                std::vector<TextEdit>* edits) {
   std::vector<int64_t> counts;  // before the changes
   const auto replace = [&](const JsonMember& member, std::string by) {
     edits->push_back(
@@ -167,7 +176,7 @@ void EditLayers(const Section& section, absl::string_view part,
     counts.push_back(*count);
     replace(member, absl::StrCat(layers.size()));
   }
-  if (part != kText && part != kVision) return;
+  if (!HasOwnConfig(part)) return;
   for (const JsonMember& member : section.members) {
     if (!IsLayerList(member.key)) continue;
     std::optional<std::string> list =
@@ -250,7 +259,7 @@ std::optional<std::string> ModelType(absl::string_view config) {
   return std::string(value);
 }
 
-bool CountsLayers(absl::string_view config, absl::string_view part) {
+bool CountsLayers(absl::string_view config, ModelPart part) {
   const std::vector<Section> sections = SectionsOf(config, part);
   return std::any_of(sections.begin(), sections.end(), [&](const Section& section) {
     return std::any_of(

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/base/model_part.h"
 #include "core/math/dtype.h"
 
 namespace orthomerge {
@@ -24,13 +25,13 @@ std::optional<std::string> ModelType(absl::string_view config);
 std::optional<int64_t> VocabularySize(absl::string_view config);
 
 // Whether a config.json says how many layers a part of the model has:
-//   text     num_hidden_layers, num_layers, n_layer or n_layers, here or in text_config
-//   vision   the same or depth, in vision_config
-//   encoder  encoder_layers (num_hidden_layers beside it means the same), num_encoder_layers, or
-//            num_layers beside num_decoder_layers
-//   decoder  decoder_layers or num_decoder_layers
-// Of other parts nothing is known.
-bool CountsLayers(absl::string_view config, absl::string_view part);
+//   kText     num_hidden_layers, num_layers, n_layer or n_layers, here or in text_config
+//   kVision   the same or depth, in vision_config
+//   kEncoder  encoder_layers (num_hidden_layers beside it means the same), num_encoder_layers, or
+//             num_layers beside num_decoder_layers
+//   kDecoder  decoder_layers or num_decoder_layers
+// Of kOther nothing is known.
+bool CountsLayers(absl::string_view config, ModelPart part);
 
 // A layer of a merged model as a layer of one of its inputs.
 struct LayerOrigin {
@@ -42,8 +43,8 @@ struct LayerOrigin {
 struct ConfigChanges {
   std::optional<DType> dtype;  // of the weights, where one was asked for
   bool head_written = false;   // there is a separate head
-  // Of each part (as above) where slices decided them, all its layers.
-  std::map<std::string, std::vector<LayerOrigin>> layers = {};
+  // Of each part where slices decided them, all its layers.
+  std::map<ModelPart, std::vector<LayerOrigin>> layers = {};
   std::optional<int64_t> vocabulary = {};  // rows of the embeddings, where a tokenizer was made
 };
 

@@ -56,12 +56,13 @@ absl::Status AddBlobs(PlanningStorage& storage, const std::vector<ModelInput>& i
       changes.head_written = changes.head_written || IsHeadName(tensor.tensor.name);
     }
     for (const OutputLayers& output : LayersFromSlices(plan->recipe)) {
+      if (!CountsLayers(*donor.config(), output.part)) WarnOfCount(output, diagnostics);
+      if (output.part == ModelPart::kOther) continue;
       std::vector<LayerOrigin>& layers = changes.layers[output.part];
       for (const auto& [origin, layer] : output.layers) {
         const std::optional<std::string>& config = inputs[origin].checkpoint().config();
         layers.push_back({origin != 0 && config.has_value() ? &*config : nullptr, layer});
       }
-      if (!CountsLayers(*donor.config(), output.part)) WarnOfCount(output, diagnostics);
     }
     if (tokenizer != nullptr && tokenizer->rows() != nullptr) {
       changes.vocabulary = tokenizer->rows()->rows();

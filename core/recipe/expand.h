@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/diagnostics.h"
+#include "core/base/model_part.h"
 #include "core/recipe/recipe.h"
 
 namespace orthomerge {
@@ -48,8 +49,8 @@ struct OutputLayer {
   int64_t layer = 0;
 };
 struct OutputLayers {
-  std::string module;  // empty: the model
-  std::string part;    // of the model, as PartOf says (modules.h)
+  std::string module;                 // empty: the model
+  ModelPart part = ModelPart::kText;  // as PartOf says (modules.h)
   std::vector<OutputLayer> layers;
 };
 std::vector<OutputLayers> LayersFromSlices(const Recipe& recipe);

@@ -85,7 +85,7 @@ class SliceExpander {
 };
 
 // The tensors of one input that belong to a module.
-struct Part {
+struct ModuleTensors {
   std::vector<std::string> own_names;  // of a module that is not the whole model
   absl::Span<const std::string> names;
   std::shared_ptr<const ModelLayers> layers;  // shared by inputs with the same names
@@ -103,7 +103,7 @@ class ModulesExpander {
     CheckThatAllBelongToModules();
     for (size_t i = 0; i < recipe_.modules.size(); ++i) {
       module_ = static_cast<int>(i);
-      parts_.clear();
+      inputs_.clear();
       by_layer_.clear();
       const RecipeModule& module = recipe_.modules[i];
       if (module.slices[0].sources[0].layers.has_value()) {
@@ -118,23 +118,23 @@ class ModulesExpander {
  private:
   bool is_whole_model() const { return recipe_.modules.size() == 1 && module_names_[0].empty(); }
 
-  const Part& PartOf(int origin) {
-    const auto [found, is_new] = parts_.try_emplace(origin);
-    Part& part = found->second;
-    if (!is_new) return part;
-    part.names = names_[origin];
+  const ModuleTensors& TensorsOf(int origin) {
+    const auto [found, is_new] = inputs_.try_emplace(origin);
+    ModuleTensors& input = found->second;
+    if (!is_new) return input;
+    input.names = names_[origin];
     if (!is_whole_model()) {
       const std::vector<int>& modules = ModulesOf(origin);
       for (size_t i = 0; i < modules.size(); ++i) {
-        if (modules[i] == module_) part.own_names.push_back(names_[origin][i]);
+        if (modules[i] == module_) input.own_names.push_back(names_[origin][i]);
       }
-      part.names = part.own_names;
+      input.names = input.own_names;
     }
-    for (const auto& [other_origin, other] : parts_) {
-      if (other.layers != nullptr && other.names == part.names) part.layers = other.layers;
+    for (const auto& [other_origin, other] : inputs_) {
+      if (other.layers != nullptr && other.names == input.names) input.layers = other.layers;
     }
-    if (part.layers == nullptr) part.layers = std::make_shared<const ModelLayers>(part.names);
-    return part;
+    if (input.layers == nullptr) input.layers = std::make_shared<const ModelLayers>(input.names);
+    return input;
   }
 
   const std::vector<int>& ModulesOf(int origin) {
@@ -167,20 +167,20 @@ class ModulesExpander {
 
   void ExpandWhole(const RecipeModule& module) {
     SliceExpander slice(recipe_, module, module.slices[0], method_);
-    const Part& part = PartOf(slice.leader().origin);
-    if (part.names.empty() && !is_whole_model()) {
+    const ModuleTensors& input = TensorsOf(slice.leader().origin);
+    if (input.names.empty() && !is_whole_model()) {
       diagnostics_.Error(Reason::kTensorMissing,
                          "no tensor's name has this module's name among its parts", module.field,
                          module.location);
     }
-    if (!AddSources(part.names.size() * module.slices[0].sources.size())) return;
-    tensors_.reserve(tensors_.size() + part.names.size());
-    for (size_t i = 0; i < part.names.size(); ++i) {
-      const LayerPlace& place = part.layers->places()[i];
+    if (!AddSources(input.names.size() * module.slices[0].sources.size())) return;
+    tensors_.reserve(tensors_.size() + input.names.size());
+    for (size_t i = 0; i < input.names.size(); ++i) {
+      const LayerPlace& place = input.layers->places()[i];
       const double depth =
-          place.stack < 0 ? 0 : LayerDepth(place.layer, part.layers->stacks()[place.stack].layers);
+          place.stack < 0 ? 0 : LayerDepth(place.layer, input.layers->stacks()[place.stack].layers);
       slice.Add(
-          part.names[i], depth, [&](const RecipeSource&) { return part.names[i]; }, &tensors_);
+          input.names[i], depth, [&](const RecipeSource&) { return input.names[i]; }, &tensors_);
     }
     slice.ReportMissing(&diagnostics_);
   }
@@ -209,7 +209,7 @@ class ModulesExpander {
 
   // What the layers are called, which must be the same in all slices. False after a fault.
   bool FindPrefix(int origin, const RecipeSlice& slice) {
-    const ModelLayers& layers = *PartOf(origin).layers;
+    const ModelLayers& layers = *TensorsOf(origin).layers;
     const int stack = layers.main_stack();
     if (stack < 0) {
       std::string found;
@@ -239,7 +239,7 @@ class ModulesExpander {
   bool CheckRanges(const RecipeSlice& slice) {
     bool is_good = true;
     for (const RecipeSource& source : slice.sources) {
-      const LayerStack* stack = PartOf(source.origin).layers->Find(*prefix_);
+      const LayerStack* stack = TensorsOf(source.origin).layers->Find(*prefix_);
       const int count = stack == nullptr ? 0 : stack->layers;
       if (source.layers->to <= count) continue;
       is_good = false;
@@ -259,24 +259,24 @@ class ModulesExpander {
     return !is_full_;
   }
 
-  bool IsInStack(const Part& part, size_t i) const {
-    const int stack = part.layers->places()[i].stack;
-    return stack >= 0 && part.layers->stacks()[stack].prefix == *prefix_;
+  bool IsInStack(const ModuleTensors& input, size_t i) const {
+    const int stack = input.layers->places()[i].stack;
+    return stack >= 0 && input.layers->stacks()[stack].prefix == *prefix_;
   }
 
   void AddOutside(SliceExpander* slice, bool before) {
-    const Part& part = PartOf(slice->leader().origin);
-    for (size_t i = 0; i < part.names.size(); ++i) {
-      const std::string& name = part.names[i];
-      if (IsInStack(part, i) || ComesBeforeLayers(name) != before) continue;
+    const ModuleTensors& input = TensorsOf(slice->leader().origin);
+    for (size_t i = 0; i < input.names.size(); ++i) {
+      const std::string& name = input.names[i];
+      if (IsInStack(input, i) || ComesBeforeLayers(name) != before) continue;
       slice->Add(name, 0, [&](const RecipeSource&) { return name; }, &tensors_);
     }
   }
 
   void AddLayers(SliceExpander* slice, int64_t first_layer) {
-    const Part& part = PartOf(slice->leader().origin);
+    const ModuleTensors& input = TensorsOf(slice->leader().origin);
     const LayerRange& range = *slice->leader().layers;
-    const std::vector<size_t> indexes = InRange(part, range);
+    const std::vector<size_t> indexes = InRange(input, range);
     if (tensors_.size() + indexes.size() > kMostTensors) {
       if (!is_full_) {
         diagnostics_.Error(Reason::kOutOfRange,
@@ -288,9 +288,9 @@ class ModulesExpander {
     }
     if (!AddSources(indexes.size() * slice->sources())) return;
     for (const size_t i : indexes) {
-      const LayerPlace& place = part.layers->places()[i];
+      const LayerPlace& place = input.layers->places()[i];
       const int64_t layer = place.layer - range.from;
-      const absl::string_view suffix = absl::string_view(part.names[i]).substr(place.suffix);
+      const absl::string_view suffix = absl::string_view(input.names[i]).substr(place.suffix);
       slice->Add(
           absl::StrCat(*prefix_, first_layer + layer, suffix),
           LayerDepth(layer, range.to - range.from),
@@ -302,12 +302,12 @@ class ModulesExpander {
   }
 
   // Indexes of the tensors in a range of layers; each range costs what it holds.
-  std::vector<size_t> InRange(const Part& part, const LayerRange& range) {
-    std::vector<std::vector<size_t>>& by_layer = by_layer_[&part];
+  std::vector<size_t> InRange(const ModuleTensors& input, const LayerRange& range) {
+    std::vector<std::vector<size_t>>& by_layer = by_layer_[&input];
     if (by_layer.empty()) {
-      by_layer.resize(part.layers->Find(*prefix_)->layers);
-      for (size_t i = 0; i < part.names.size(); ++i) {
-        if (IsInStack(part, i)) by_layer[part.layers->places()[i].layer].push_back(i);
+      by_layer.resize(input.layers->Find(*prefix_)->layers);
+      for (size_t i = 0; i < input.names.size(); ++i) {
+        if (IsInStack(input, i)) by_layer[input.layers->places()[i].layer].push_back(i);
       }
     }
     std::vector<size_t> indexes;
@@ -324,8 +324,8 @@ class ModulesExpander {
   std::vector<std::string> module_names_;
   std::map<int, std::vector<int>> modules_;  // of the tensors, by origin
   int module_ = 0;                           // at work
-  std::map<int, Part> parts_;                // by origin
-  std::map<const Part*, std::vector<std::vector<size_t>>> by_layer_;
+  std::map<int, ModuleTensors> inputs_;      // by origin
+  std::map<const ModuleTensors*, std::vector<std::vector<size_t>>> by_layer_;
   std::optional<std::string> prefix_;  // of the layers that slices mean
   std::vector<WantedTensor> tensors_;
   size_t sources_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "absl/strings/str_split.h"
 
@@ -20,8 +21,9 @@ const std::vector<std::vector<absl::string_view>>& Kinds() {
 }
 
 // Those that hold what stands beside all modules, most likely first.
-constexpr std::array<absl::string_view, 7> kRest = {
-    "text_decoder", "language_model", "text_model", "llm", "decoder", "default", "model"};
+constexpr std::array<absl::string_view, 8> kRest = {"text_decoder", "language_model", "text_model",
+                                                    "llm",          "decoder",        "default",
+                                                    "model",        "language_tower"};
 
 bool Means(absl::string_view module, absl::string_view part) {
   if (module == part) return true;
@@ -29,6 +31,15 @@ bool Means(absl::string_view module, absl::string_view part) {
     return std::find(kind.begin(), kind.end(), module) != kind.end() &&
            std::find(kind.begin(), kind.end(), part) != kind.end();
   });
+}
+
+// The index of the module that takes what is left; -1 if there is none.
+int RestOf(absl::Span<const std::string> modules) {
+  for (const absl::string_view rest : kRest) {
+    const auto found = std::find(modules.begin(), modules.end(), rest);
+    if (found != modules.end()) return static_cast<int>(found - modules.begin());
+  }
+  return -1;
 }
 
 }  // namespace
@@ -42,21 +53,21 @@ int ModuleOf(absl::Span<const std::string> modules, absl::string_view tensor) {
       if (modules[i] != "model" && Means(modules[i], *part)) return static_cast<int>(i);
     }
   }
-  for (const absl::string_view rest : kRest) {
-    const auto found = std::find(modules.begin(), modules.end(), rest);
-    if (found != modules.end()) return static_cast<int>(found - modules.begin());
-  }
-  return -1;
+  return RestOf(modules);
 }
 
-std::string PartOf(absl::Span<const std::string> modules, size_t module) {
-  const std::string& name = modules[module];
-  if (modules.size() == 1) return "text";
-  if (Means(name, "vision_tower")) return "vision";
-  const bool takes_rest =
-      Means(name, "text_decoder") || std::find(kRest.begin(), kRest.end(), name) != kRest.end();
-  if (!takes_rest) return name;
-  return std::find(modules.begin(), modules.end(), "encoder") == modules.end() ? "text" : "decoder";
+ModelPart PartOf(absl::Span<const std::string> modules, size_t module) {
+  const auto self = modules.begin() + module;
+  if (modules.size() == 1) return ModelPart::kText;
+  const auto encoder = std::find(modules.begin(), modules.end(), "encoder");
+  if (self == encoder) return ModelPart::kEncoder;
+  if (RestOf(modules) == static_cast<int>(module)) {
+    return encoder == modules.end() ? ModelPart::kText : ModelPart::kDecoder;
+  }
+  const auto vision = std::find_if(modules.begin(), modules.end(), [](const std::string& name) {
+    return Means(name, "vision_tower");
+  });
+  return self == vision ? ModelPart::kVision : ModelPart::kOther;
 }
 
 }  // namespace orthomerge

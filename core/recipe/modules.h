@@ -3,10 +3,10 @@
 
 #include <cstddef>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/base/model_part.h"
 
 namespace orthomerge {
 
@@ -15,9 +15,9 @@ namespace orthomerge {
 // such as a head beside the modules, belongs to the text decoder. -1 if there is none.
 int ModuleOf(absl::Span<const std::string> modules, absl::string_view tensor);
 
-// The part of the model that a module is, as config.json tells parts apart: "text" for one that is
-// alone and one that takes what is left, "vision" for a vision tower, and beside an encoder
-// "encoder" and "decoder". Of others their own name.
-std::string PartOf(absl::Span<const std::string> modules, size_t module);
+// The part of the model that a module is: kText if it is alone or takes what is left (kDecoder
+// beside a module `encoder`, which is kEncoder), kVision for a vision tower. No part but kOther is
+// that of two modules.
+ModelPart PartOf(absl::Span<const std::string> modules, size_t module);
 
 }  // namespace orthomerge

@@ -11,7 +11,7 @@ std::string Reconciled(const std::string& text, std::optional<DType> dtype, bool
 }
 
 std::string Stacked(const std::string& text, const std::vector<LayerOrigin>& layers,
-                    const std::string& part = "text") {
+                    ModelPart part = ModelPart::kText) {
   const auto result = ReconcileConfig(text, {{}, false, {{part, layers}}});
   return result.ok() ? *result : std::string(result.status().message());
 }
@@ -126,63 +126,68 @@ TEST(ReconcileConfig, PartsHaveTheirOwnNumbersOfLayers) {
       R"({"text_config": {"num_hidden_layers": 4, "layer_types": ["a", "b", "c", "d"]}, )"
       R"("vision_config": {"num_hidden_layers": 3, "layer_types": ["x", "y", "z"], )"
       R"("torch_dtype": "float32", "vocab_size": 9}})";
-  EXPECT_EQ(Stacked(llava, {{nullptr, 2}, {nullptr, 1}}, "vision"),
+  EXPECT_EQ(Stacked(llava, {{nullptr, 2}, {nullptr, 1}}, ModelPart::kVision),
             R"({"text_config": {"num_hidden_layers": 4, "layer_types": ["a", "b", "c", "d"]}, )"
             R"("vision_config": {"num_hidden_layers": 2, "layer_types": ["z", "y"], )"
             R"("torch_dtype": "float32", "vocab_size": 9}})");
-  EXPECT_EQ(*ReconcileConfig(
-                llava,
-                {DType::kBF16, false, {{"text", {{nullptr, 3}}}, {"vision", {{}, {}, {}, {}}}}, 7}),
+  EXPECT_EQ(*ReconcileConfig(llava, {DType::kBF16,
+                                     false,
+                                     {{ModelPart::kText, {{nullptr, 3}}},
+                                      {ModelPart::kVision, {{}, {}, {}, {}}}},
+                                     7}),
             R"({"text_config": {"num_hidden_layers": 1, "layer_types": ["d"]}, )"
             R"("vision_config": {"num_hidden_layers": 4, "layer_types": ["x", "x", "x", "x"], )"
             R"("torch_dtype": "float32", "vocab_size": 9}, )"
             R"("torch_dtype": "bfloat16", "vocab_size": 7})");
   // Another model's list is taken from the same part.
   EXPECT_EQ(Stacked(R"({"vision_config": {"num_layers": 1, "layer_types": ["o"]}})",
-                    {{nullptr, 0}, {&llava, 2}}, "vision"),
+                    {{nullptr, 0}, {&llava, 2}}, ModelPart::kVision),
             R"({"vision_config": {"num_layers": 2, "layer_types": ["o", "z"]}})");
   const std::string qwen =
       R"({"num_hidden_layers": 4, "depth": 4, "vision_config": {"depth": 3, "hidden_size": 3}})";
   EXPECT_EQ(
-      Stacked(qwen, {{}, {}}, "vision"),
+      Stacked(qwen, {{}, {}}, ModelPart::kVision),
       R"({"num_hidden_layers": 4, "depth": 4, "vision_config": {"depth": 2, "hidden_size": 3}})");
   EXPECT_EQ(
       Stacked(qwen, {{}, {}}),
       R"({"num_hidden_layers": 2, "depth": 4, "vision_config": {"depth": 3, "hidden_size": 3}})");
-  for (const char* part : {"audio_tower", "encoder", "decoder", ""}) {
-    EXPECT_EQ(Stacked(llava, {{}, {}}, part), llava) << part;
-    EXPECT_EQ(Stacked(qwen, {{}, {}}, part), qwen) << part;
+  for (const ModelPart part : {ModelPart::kOther, ModelPart::kEncoder, ModelPart::kDecoder}) {
+    EXPECT_EQ(Stacked(llava, {{}, {}}, part), llava) << static_cast<int>(part);
+    EXPECT_EQ(Stacked(qwen, {{}, {}}, part), qwen) << static_cast<int>(part);
   }
 }
 
 TEST(ReconcileConfig, EncodersAndDecodersAreCountedApart) {
   const std::string t5 = R"({"num_decoder_layers": 8, "num_layers": 6})";
-  EXPECT_EQ(Stacked(t5, {{}, {}}, "encoder"), R"({"num_decoder_layers": 8, "num_layers": 2})");
-  EXPECT_EQ(Stacked(t5, {{}, {}}, "decoder"), R"({"num_decoder_layers": 2, "num_layers": 6})");
+  EXPECT_EQ(Stacked(t5, {{}, {}}, ModelPart::kEncoder),
+            R"({"num_decoder_layers": 8, "num_layers": 2})");
+  EXPECT_EQ(Stacked(t5, {{}, {}}, ModelPart::kDecoder),
+            R"({"num_decoder_layers": 2, "num_layers": 6})");
   const std::string whisper =
       R"({"decoder_layers": 8, "encoder_layers": 6, "num_hidden_layers": 6})";
-  EXPECT_EQ(Stacked(whisper, {{}, {}}, "encoder"),
+  EXPECT_EQ(Stacked(whisper, {{}, {}}, ModelPart::kEncoder),
             R"({"decoder_layers": 8, "encoder_layers": 2, "num_hidden_layers": 2})");
-  EXPECT_EQ(Stacked(whisper, {{}, {}}, "decoder"),
+  EXPECT_EQ(Stacked(whisper, {{}, {}}, ModelPart::kDecoder),
             R"({"decoder_layers": 2, "encoder_layers": 6, "num_hidden_layers": 6})");
   // One number for both is left alone.
   const std::string both = R"({"num_decoder_layers": null, "num_layers": 6})";
-  EXPECT_EQ(Stacked(both, {{}, {}}, "encoder"), both);
+  EXPECT_EQ(Stacked(both, {{}, {}}, ModelPart::kEncoder), both);
 }
 
 TEST(CountsLayers, WhereReconcileConfigSetsTheNumber) {
-  EXPECT_TRUE(CountsLayers(R"({"n_layer": 3})", "text"));
-  EXPECT_TRUE(CountsLayers(R"({"text_config": {"num_layers": 3}})", "text"));
-  EXPECT_TRUE(CountsLayers(R"({"vision_config": {"depth": 3}})", "vision"));
-  EXPECT_TRUE(CountsLayers(R"({"num_encoder_layers": 3})", "encoder"));
-  EXPECT_TRUE(CountsLayers(R"({"num_decoder_layers": 3})", "decoder"));
+  EXPECT_TRUE(CountsLayers(R"({"n_layer": 3})", ModelPart::kText));
+  EXPECT_TRUE(CountsLayers(R"({"text_config": {"num_layers": 3}})", ModelPart::kText));
+  EXPECT_TRUE(CountsLayers(R"({"vision_config": {"depth": 3}})", ModelPart::kVision));
+  EXPECT_TRUE(CountsLayers(R"({"num_encoder_layers": 3})", ModelPart::kEncoder));
+  EXPECT_TRUE(CountsLayers(R"({"num_decoder_layers": 3})", ModelPart::kDecoder));
   for (const char* text : {"", "{}", "[]", R"({"vision_config": {"n_layer": 3}, "depth": 3})",
                            R"({"n_layer": [3]})", R"({"text_config": 3})"}) {
-    EXPECT_FALSE(CountsLayers(text, "text")) << text;
+    EXPECT_FALSE(CountsLayers(text, ModelPart::kText)) << text;
   }
-  EXPECT_FALSE(CountsLayers(R"({"n_layer": 3, "vision_config": {"depths": [3]}})", "vision"));
-  EXPECT_FALSE(CountsLayers(R"({"num_layers": 3, "num_hidden_layers": 3})", "encoder"));
-  EXPECT_FALSE(CountsLayers(R"({"audio_config": {"num_layers": 3}})", "audio_tower"));
+  EXPECT_FALSE(
+      CountsLayers(R"({"n_layer": 3, "vision_config": {"depths": [3]}})", ModelPart::kVision));
+  EXPECT_FALSE(CountsLayers(R"({"num_layers": 3, "num_hidden_layers": 3})", ModelPart::kEncoder));
+  EXPECT_FALSE(CountsLayers(R"({"audio_config": {"num_layers": 3}})", ModelPart::kOther));
 }
 
 TEST(ReconcileConfig, SetsTheSizeOfTheVocabulary) {

@@ -210,6 +210,31 @@ TEST_F(MatchTest, SlicesOfModulesSetTheirOwnNumbersOfLayers) {
             R"("vision_config": {"num_hidden_layers": 1}})");
 }
 
+TEST_F(MatchTest, TheTextModelsNumberOfLayersIsThatOfOneModule) {
+  const std::string config = R"({"text_config": {"num_hidden_layers": 3}})";
+  TestModel model;
+  for (int i = 0; i < 5; ++i) {
+    for (const char* module : {"language_model", "decoder", "text"}) {
+      if (i >= 3 && module[0] == 'l') continue;
+      model.push_back(
+          RandomTensor(absl::StrCat(module, ".layers.", i, ".w"), DType::kF32, {3}, random_));
+    }
+  }
+  WriteModel(Path("x"), model, config);
+  const auto merge = [&](const std::string& text) {
+    std::filesystem::remove_all(Path("out"));
+    const std::string other = "{slices: [{sources: [{model: x, layer_range: [0, 5]}]}]}";
+    Run(Parsed(absl::StrCat("merge_method: passthrough\nmodules:\n  language_model: ", text,
+                            "\n  decoder: ", other, "\n  text: ", other, "\n")));
+    EXPECT_THAT(Messages(false), testing::ElementsAre(HasSubstr("this module's layers"),
+                                                      HasSubstr("this module's layers")));
+    return FilesBelow(Path("out")).at("config.json");
+  };
+  EXPECT_EQ(merge("{models: [{model: x}]}"), config);
+  EXPECT_EQ(merge("{slices: [{sources: [{model: x, layer_range: [0, 2]}]}]}"),
+            R"({"text_config": {"num_hidden_layers": 2}})");
+}
+
 TEST_F(MatchTest, ListsPerLayerFollowTheBaseWhereverItStands) {
   for (const char* name : {"base", "m0"}) {
     TestModel model;

@@ -291,7 +291,7 @@ parameters: {weight: 4}
   const std::vector<OutputLayers> layers = LayersFromSlices(result.recipe());
   ASSERT_THAT(layers, SizeIs(1));
   EXPECT_EQ(layers[0].module, "encoder");
-  EXPECT_EQ(layers[0].part, "encoder");
+  EXPECT_EQ(layers[0].part, ModelPart::kEncoder);
   EXPECT_THAT(LayersText(layers[0]), "0:0 0:2");
 }
 
@@ -329,7 +329,7 @@ parameters: {scale: [0, 1]}
   EXPECT_EQ(result.Of("model.layers.4.mlp.down_proj.weight", 0, "scale"), 0);
   ASSERT_THAT(LayersFromSlices(result.recipe()), SizeIs(1));
   EXPECT_EQ(LayersFromSlices(result.recipe())[0].module, "");
-  EXPECT_EQ(LayersFromSlices(result.recipe())[0].part, "text");
+  EXPECT_EQ(LayersFromSlices(result.recipe())[0].part, ModelPart::kText);
   EXPECT_EQ(LayersText(LayersFromSlices(result.recipe())[0]), "0:0 0:1 0:2 0:3 1:2 1:3 1:4 1:5");
 }
 

@@ -139,24 +139,46 @@ TEST(ModulesTest, GoByThePartsOfNames) {
   EXPECT_EQ(ModuleOf(std::vector<std::string>{"encoder"}, "shared.weight"), -1);
 }
 
+TEST(ModulesTest, EveryNameOfATextDecoderTakesWhatIsLeft) {
+  for (const char* name :
+       {"text_decoder", "language_model", "text_model", "llm", "language_tower"}) {
+    EXPECT_EQ(ModuleOf(std::vector<std::string>{"visual", name}, "lm_head.weight"), 1) << name;
+  }
+}
+
 TEST(PartOf, TellsTextVisionEncoderAndDecoder) {
   using Names = std::vector<std::string>;
-  EXPECT_EQ(PartOf(Names{""}, 0), "text");
-  EXPECT_EQ(PartOf(Names{"default"}, 0), "text");
-  EXPECT_EQ(PartOf(Names{"transformer"}, 0), "text");  // one that is alone
+  EXPECT_EQ(PartOf(Names{""}, 0), ModelPart::kText);
+  EXPECT_EQ(PartOf(Names{"default"}, 0), ModelPart::kText);
+  EXPECT_EQ(PartOf(Names{"transformer"}, 0), ModelPart::kText);  // one that is alone
   const Names qwen = {"visual", "multi_modal_projector", "text_decoder", "audio_tower"};
-  EXPECT_EQ(PartOf(qwen, 0), "vision");
-  EXPECT_EQ(PartOf(qwen, 1), "multi_modal_projector");
-  EXPECT_EQ(PartOf(qwen, 2), "text");
-  EXPECT_EQ(PartOf(qwen, 3), "audio_tower");
-  EXPECT_EQ(PartOf(Names{"vision_model", "llm"}, 1), "text");
-  EXPECT_EQ(PartOf(Names{"decoder", "vision_tower"}, 0), "text");
+  EXPECT_EQ(PartOf(qwen, 0), ModelPart::kVision);
+  EXPECT_EQ(PartOf(qwen, 1), ModelPart::kOther);
+  EXPECT_EQ(PartOf(qwen, 2), ModelPart::kText);
+  EXPECT_EQ(PartOf(qwen, 3), ModelPart::kOther);
+  EXPECT_EQ(PartOf(Names{"vision_model", "llm"}, 1), ModelPart::kText);
+  EXPECT_EQ(PartOf(Names{"decoder", "vision_tower"}, 0), ModelPart::kText);
+  EXPECT_EQ(PartOf(Names{"language_tower", "vision_tower"}, 0), ModelPart::kText);
   const Names t5 = {"decoder", "encoder", "shared"};
-  EXPECT_EQ(PartOf(t5, 0), "decoder");
-  EXPECT_EQ(PartOf(t5, 1), "encoder");
-  EXPECT_EQ(PartOf(t5, 2), "shared");
+  EXPECT_EQ(PartOf(t5, 0), ModelPart::kDecoder);
+  EXPECT_EQ(PartOf(t5, 1), ModelPart::kEncoder);
+  EXPECT_EQ(PartOf(t5, 2), ModelPart::kOther);
   // The text's number may be the encoder's.
-  EXPECT_EQ(PartOf(Names{"encoder", "text_decoder"}, 1), "decoder");
+  EXPECT_EQ(PartOf(Names{"encoder", "text_decoder"}, 1), ModelPart::kDecoder);
+}
+
+TEST(PartOf, NoTwoModulesAreTheSamePart) {
+  using Names = std::vector<std::string>;
+  const auto parts = [](const Names& names) {
+    std::vector<ModelPart> result;
+    for (size_t i = 0; i < names.size(); ++i) result.push_back(PartOf(names, i));
+    return result;
+  };
+  using enum ModelPart;
+  EXPECT_THAT(parts({"decoder", "language_model"}), ElementsAre(kOther, kText));
+  EXPECT_THAT(parts({"decoder", "llm", "encoder"}), ElementsAre(kOther, kDecoder, kEncoder));
+  EXPECT_THAT(parts({"text", "llm", "vision", "visual", "vision_model"}),
+              ElementsAre(kOther, kText, kOther, kVision, kOther));
 }
 
 }  // namespace
