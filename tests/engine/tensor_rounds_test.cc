@@ -242,50 +242,58 @@ class WatchedMethod : public Method {
   std::atomic<int>* const counted_;
 };
 
-// Selections find their thresholds otherwise where they have the whole tensor.
+// Selections find their thresholds otherwise where they have the whole tensor: at once with enough
+// memory, with less by counting in memory, with still less in passes.
 TEST_F(TensorRoundsTest, ThresholdsAreThoseOfCounting) {
+  std::mt19937_64 random(8);
+  const TestModel base = {RandomTensor("wide", DType::kF64, {1100, 1000}, random),
+                          RandomTensor("small", DType::kBF16, {40, 70}, random)};
+  WriteModels(base, {Near(base, random), Near(base, random)});
   const std::vector<std::pair<std::string, ParameterMap>> methods = {
       {"mergekit.ties", {{"density", 0.3}}},
       {"mergekit.breadcrumbs", {{"density", 0.5}, {"gamma", 0.2}}},
       {"mergekit.sce", {{"select_topk", 0.4}}},
       {"mergekit.arcee_fusion", {}}};
   for (const auto& [method, parameters] : methods) {
+    SCOPED_TRACE(method);
     const Recipe recipe = MakeRecipe(method, method == "mergekit.arcee_fusion" ? 1 : 2, parameters);
     std::atomic<int> counted = 0;
-    const auto run = [&](const EngineOptions& options) {
-      std::filesystem::remove_all(Path("out"));
+    const MethodMaker maker = [&](const MethodSpec& spec, absl::Span<const MethodSpec> transforms) {
+      absl::StatusOr<std::unique_ptr<Method>> made = MakeMethod(spec, transforms);
+      EXPECT_THAT(made, IsOk());
+      return absl::StatusOr<std::unique_ptr<Method>>(
+          std::make_unique<WatchedMethod>(*std::move(made), &counted));
+    };
+    const auto plan_with = [&](uint64_t budget) {
+      EngineOptions options;
+      options.threads = 1;
+      options.memory_budget = budget;
       diagnostics_ = Diagnostics();
-      const MethodMaker maker = [&](const MethodSpec& spec,
-                                    absl::Span<const MethodSpec> transforms) {
-        absl::StatusOr<std::unique_ptr<Method>> made = MakeMethod(spec, transforms);
-        EXPECT_THAT(made, IsOk());
-        return absl::StatusOr<std::unique_ptr<Method>>(
-            std::make_unique<WatchedMethod>(*std::move(made), &counted));
-      };
       auto plan = MakePlanWith(maker, storage_, recipe, options, CallOptions(), &diagnostics_);
       EXPECT_THAT(plan, IsOk());
-      EXPECT_LE((*plan)->memory.peak, options.memory_budget);
-      counted = 0;
-      EXPECT_THAT(RunPlan(storage_, **plan, CallOptions(), {}), IsOk());
+      EXPECT_LE((*plan)->memory.peak, budget);
       return *std::move(plan);
     };
-    EngineOptions options;
-    options.threads = 2;
-    const std::unique_ptr<Plan> roomy = run(options);
+    const auto merge = [&](const Plan& plan) {
+      std::filesystem::remove_all(Path("out"));
+      counted = 0;
+      EXPECT_THAT(RunPlan(storage_, plan, CallOptions(), {}), IsOk());
+      return ModelFiles(Path("out"));
+    };
+    const std::unique_ptr<Plan> roomy = plan_with(kGiB);
     EXPECT_TRUE(roomy->passes().empty());
-    EXPECT_EQ(counted, 0) << method;
-    const auto want = ModelFiles(Path("out"));
-    // With less memory they count in memory, with still less in passes.
-    bool in_memory = false, in_passes = false;
-    for (uint64_t budget = roomy->memory.peak; budget >= roomy->memory.smallest;
-         budget -= (budget - roomy->memory.smallest) / 16 + kMiB / 8) {
-      options.memory_budget = budget;
-      const std::unique_ptr<Plan> plan = run(options);
-      in_memory |= counted > 0 && plan->passes().empty();
-      in_passes |= !plan->passes().empty();
-      EXPECT_TRUE(ModelFiles(Path("out")) == want) << method << " " << budget;
-    }
-    EXPECT_TRUE(in_memory && in_passes) << method << " " << in_memory << " " << in_passes;
+    const auto want = merge(*roomy);
+    EXPECT_EQ(counted, 0);
+    std::unique_ptr<Plan> in_memory = plan_with(roomy->memory.peak);
+    const auto wide = [](const Plan& plan) -> const PlanTensor& { return plan.tensors[1]; };
+    EXPECT_TRUE(wide(*in_memory).at_once);
+    while (wide(*in_memory).at_once) in_memory = plan_with(in_memory->memory.peak - 1);
+    EXPECT_FALSE(wide(*in_memory).streamed);
+    EXPECT_TRUE(merge(*in_memory) == want);
+    EXPECT_GT(counted, 0);
+    const std::unique_ptr<Plan> tight = plan_with(roomy->memory.smallest);
+    EXPECT_TRUE(wide(*tight).streamed);
+    EXPECT_TRUE(merge(*tight) == want);
   }
 }
 
