@@ -22,7 +22,7 @@ namespace orthomerge {
 namespace {
 
 // Changes whenever the same recipe and inputs would give other bytes or another layout.
-constexpr int kPlanVersion = 4;
+constexpr int kPlanVersion = 5;
 
 int CpuCount() {
   cpu_set_t set;

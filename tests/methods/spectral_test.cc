@@ -150,6 +150,24 @@ TEST(Spectral, ATaskOfZerosIsLeftOut) {
   }
 }
 
+// All tasks lie in the common space: nothing is left of them, not even a number to scale.
+TEST(Spectral, IsoCtsOfTasksWithoutARest) {
+  MemoryTensor tensor;
+  tensor.name = "a";
+  tensor.shape = {4, 4};
+  tensor.base.assign(16, 0.0);
+  tensor.rows = {std::vector<double>(16, 0.0), std::vector<double>(16, 0.0)};
+  tensor.rows[0][0] = 1;
+  tensor.rows[1][0] = 2;
+  const Output got = RunMethod(SpecOf("iso_cts", {{"lambda", 1.0}, {"common_fraction", 0.5}}, 2),
+                               {}, {tensor}, true);
+  ASSERT_EQ(got.size(), 1);
+  double norm = 0;
+  for (const double x : got[0]) norm += x * x;
+  EXPECT_TRUE(std::isfinite(norm));
+  EXPECT_GT(norm, 0);
+}
+
 TEST(Spectral, WhatIsNotFiniteFallsBackAndStaysVisible) {
   const double nan = std::nan("");
   for (const char* method : kMethods) {
