@@ -221,32 +221,21 @@ Keys EditObject(absl::string_view text, const std::vector<JsonMember>& members, 
 }  // namespace
 
 bool TiesHead(absl::string_view config) {
-  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
-  if (!members.ok()) return false;
   bool here = false, below = false;
-  for (const JsonMember& member : *members) {  // of equal keys the last one counts, as in Python
-    const absl::string_view value = ValueOf(config, member);
-    if (member.key == kTie) here = value == "true";
-    if (member.key != kTextConfig) continue;
-    below = false;
-    const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(value);
-    if (!inner.ok()) continue;
-    for (const JsonMember& field : *inner) {
-      if (field.key == kTie) below = ValueOf(value, field) == "true";
-    }
+  for (const Section& section : SectionsOf(config, ModelPart::kText)) {
+    const JsonMember* const tie = FindMember(section.members, kTie);
+    (section.offset == 0 ? here : below) = tie != nullptr && ValueOf(section.text, *tie) == "true";
   }
   return here || below;
 }
 
 std::optional<int64_t> VocabularySize(absl::string_view config) {
-  const absl::StatusOr<std::vector<JsonMember>> members = JsonMembers(config);
-  if (!members.ok()) return std::nullopt;
-  const std::optional<int64_t> here = CountOf(config, FindMember(*members, kVocabulary));
-  const JsonMember* const text_config = FindMember(*members, kTextConfig);
-  if (here.has_value() || text_config == nullptr) return here;
-  const absl::string_view below = ValueOf(config, *text_config);
-  const absl::StatusOr<std::vector<JsonMember>> inner = JsonMembers(below);
-  return inner.ok() ? CountOf(below, FindMember(*inner, kVocabulary)) : std::nullopt;
+  std::optional<int64_t> size;
+  for (const Section& section : SectionsOf(config, ModelPart::kText)) {
+    size = CountOf(section.text, FindMember(section.members, kVocabulary));
+    if (section.offset == 0 && size.has_value()) break;
+  }
+  return size;
 }
 
 std::optional<std::string> ModelType(absl::string_view config) {
