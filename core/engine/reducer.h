@@ -5,10 +5,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
 #include "core/engine/plan.h"
 #include "core/engine/stack.h"
 
 namespace orthomerge {
+
+// Calls use(region) with the regions that a reduction is fed, of elements [first, first + count) in
+// order; `bytes[s]` is where source s has them.
+void ForRegions(const Plan& plan, const PlanTensor& tensor, int64_t first, int64_t count,
+                absl::Span<const char* const> bytes, Stack* stack,
+                absl::FunctionRef<void(const Region&)> use);
 
 class Reducer {
  public:

@@ -33,16 +33,14 @@ class TensorSolver::Held : public HeldTensor {
 
   absl::Status Visit(int64_t begin, int64_t end,
                      absl::FunctionRef<void(const Region&)> use) const override {
-    const int64_t granule = RegionGranule(tensor_);
-    const int64_t block = std::max(kBlockElements / granule, int64_t{1}) * granule;
     std::vector<const char*> at(sources_.size());
-    for (int64_t first = begin; first < end; first += block) {
+    for (int64_t first = begin; first < end; first += LeafElements(tensor_)) {
       RETURN_IF_ERROR(context_.call.Check());
       for (size_t s = 0; s < at.size(); ++s) {
         at[s] = sources_[s] + SourceBytes(tensor_, tensor_.sources[s], first);
       }
-      use(stack_.Build(context_.plan, tensor_, first, std::min(block, end - first), at,
-                       StackUse::kReduce, nullptr));
+      ForRegions(context_.plan, tensor_, first, std::min(LeafElements(tensor_), end - first), at,
+                 &stack_, use);
     }
     return absl::OkStatus();
   }
