@@ -21,10 +21,13 @@ inline void CountDigits(absl::Span<const double> numbers, const KeyDigit& digit,
                                counters);
 }
 
-// Calls use(Span<const T>) with value(i), a T, of the elements i that count, a block at a time.
+constexpr int64_t kCountedBlock = 512;
+
+// Calls use(Span<const T>) with value(i), a T, of the elements i that count, kCountedBlock or fewer
+// at a time.
 template <class T, class ValueOf, class Use>
 void ForCounted(const Region& region, const ValueOf& value, const Use& use) {
-  constexpr int64_t kBlock = 512;
+  constexpr int64_t kBlock = kCountedBlock;
   T numbers[kBlock];
   for (int64_t first = 0; first < region.elements; first += kBlock) {
     const int64_t count = std::min(kBlock, region.elements - first);

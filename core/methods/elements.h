@@ -38,6 +38,34 @@ template <class T, class Use>
   for (; k < region.rows.size(); ++k) use(std::array<const T*, 1>{row(k)}, k);
 }
 
+// votes[i] becomes its sign, 1 for 0.
+[[gnu::always_inline]] inline void TakeSigns(int64_t count, double* votes) {
+  for (int64_t i = 0; i < count; ++i) votes[i] = votes[i] >= 0 ? 1.0 : -1.0;
+}
+
+// Adds what some rows, as ForRows gives them, have with the elected signs: sums[i] += c[r]
+// rows[r][i] of entries with signs[i], weight_sums[i] += weights[r] of their rows.
+template <class T, size_t kRows>
+[[gnu::always_inline]] inline void AddElected(const std::array<const T*, kRows>& rows,
+                                              const double* c, const double* weights, int64_t count,
+                                              const double* __restrict signs,
+                                              double* __restrict sums,
+                                              double* __restrict weight_sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double sign = signs[i];
+    double sum = sums[i], weight = weight_sums[i];
+    for (size_t r = 0; r < kRows; ++r) {
+      const double with_vote = sign * (c[r] * rows[r][i]);
+      // Products, so that GCC makes vectors of the loop.
+      const double elected = with_vote > 0 ? 1.0 : 0.0;
+      sum += sign * std::max(0.0, with_vote);
+      weight += elected * weights[r];
+    }
+    sums[i] = sum;
+    weight_sums[i] = weight;
+  }
+}
+
 // lanes[i mod kLanes] += |x[i]|, in float64.
 void AddMagnitudes(const float* x, int64_t count, double* lanes);
 void AddMagnitudes(const double* x, int64_t count, double* lanes);

@@ -4,7 +4,6 @@
 // Per element only the d_m with the elected sign count (+ where they add up to 0 or more):
 // b + sum w_m d_m / max(sum w_m, 1e-6).
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <memory>
@@ -87,10 +86,11 @@ class SceProgram : public TypedProgram<SceProgram> {
     for (int64_t first = 0; first < region.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, region.elements - first);
       AddAll<T>(region, first, count, vote);
+      TakeSigns(count, vote);
       std::fill_n(sum, count, 0.0);
       std::fill_n(weight, count, 0.0);
       ForRows<T>(region, first, [&](const auto& rows, size_t k) {
-        AddElected(rows, weights + k, count, vote, sum, weight);
+        AddElected(rows, weights + k, weights + k, count, vote, sum, weight);
       });
       for (int64_t i = 0; i < count; ++i) {
         out[first + i] = static_cast<T>(base[first + i] + sum[i] / std::max(weight[i], 1e-6));
@@ -138,27 +138,6 @@ class SceProgram : public TypedProgram<SceProgram> {
         sums[i] = sum;
       }
     });
-  }
-
-  // Adds the entries of some rows that have the sign of the vote, and their weights.
-  template <class T, size_t kRows>
-  [[gnu::always_inline]] static void AddElected(const std::array<const T*, kRows>& rows,
-                                                const double* weights, int64_t count,
-                                                const double* __restrict votes,
-                                                double* __restrict sums,
-                                                double* __restrict weight_sums) {
-    for (int64_t i = 0; i < count; ++i) {
-      const double vote = votes[i];
-      double sum = sums[i], weight = weight_sums[i];
-      for (size_t r = 0; r < kRows; ++r) {
-        const T with_vote = vote >= 0 ? rows[r][i] : -rows[r][i];
-        const double entry = weights[r] * rows[r][i];
-        sum += with_vote > 0 ? entry : 0.0;
-        weight += with_vote > 0 ? weights[r] : 0.0;
-      }
-      sums[i] = sum;
-      weight_sums[i] = weight;
-    }
   }
 
   // By the number of models: the same as a multiplication, and slower, if that is a power of 2.

@@ -73,27 +73,6 @@ ORTHOMERGE_PER_CPU void Add(const std::array<const T*, kRows>& rows, const doubl
   }
 }
 
-// Only entries with the elected sign, which is 1 or -1; their models' weights, too.
-template <class T, size_t kRows>
-ORTHOMERGE_PER_CPU void AddElected(const std::array<const T*, kRows>& rows, const double* c,
-                                   const double* weights, int64_t count,
-                                   const double* __restrict signs, double* __restrict sums,
-                                   double* __restrict weight_sums) {
-  for (int64_t i = 0; i < count; ++i) {
-    const double sign = signs[i];
-    double sum = sums[i], weight = weight_sums[i];
-    for (size_t r = 0; r < kRows; ++r) {
-      const double with_vote = sign * (c[r] * rows[r][i]);
-      // Products, so that GCC makes vectors of the loop.
-      const double elected = with_vote > 0 ? 1.0 : 0.0;
-      sum += sign * std::max(0.0, with_vote);
-      weight += elected * weights[r];
-    }
-    sums[i] = sum;
-    weight_sums[i] = weight;
-  }
-}
-
 class SparseProgram : public TypedProgram<SparseProgram> {
  public:
   SparseProgram(const OutputTensor& tensor, const Settings& settings, Sparsity sparsity,
@@ -153,8 +132,7 @@ class SparseProgram : public TypedProgram<SparseProgram> {
       AddMagnitudes(region.row_as<T>(k), region.elements, lanes);
       for (int64_t first = 0; first < region.elements; first += kBlock) {
         const int64_t count = std::min(kBlock, region.elements - first);
-        const T* x = region.row_as<T>(k) + first;
-        Take(x, &keep[first], count, kept);
+        Take(region.row_as<T>(k) + first, &keep[first], count, kept);
         AddMagnitudes(kept, count, lanes + kLanes);
       }
     }
@@ -185,7 +163,7 @@ class SparseProgram : public TypedProgram<SparseProgram> {
       const double* sum = vote;
       std::fill_n(weight, count, settings_.elects ? 0.0 : total);
       if (settings_.elects) {
-        for (int64_t i = 0; i < count; ++i) vote[i] = vote[i] >= 0 ? 1.0 : -1.0;
+        TakeSigns(count, vote);
         std::fill_n(elected, count, 0.0);
         ForRows<T>(block, 0, [&](const auto& some, size_t k) {
           AddElected(some, &c[k], &weights[k], count, vote, elected, weight);

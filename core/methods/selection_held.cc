@@ -9,6 +9,7 @@
 #include "core/math/marked.h"
 #include "core/math/ordered_key.h"
 #include "core/math/per_cpu.h"
+#include "core/math/random.h"
 #include "core/methods/selection.h"
 
 namespace orthomerge {
@@ -20,7 +21,7 @@ constexpr int64_t kMinSample = 4096, kMaxSample = 32768;
 // At most so many numbers may lie between: 1 / kGathered of a large tensor, kMostOfSmall of another
 // one (a sample of n / 64 leaves about 48 sqrt(n) at the median).
 constexpr int64_t kGathered = 16, kMostOfSmall = 65536;
-// Regions have more elements than these, but for the last.
+// Regions have more elements than these, but for the last of a leaf.
 constexpr int64_t kRegion = 1024;
 // How far from the wanted rank a sample's numbers are sought, in standard deviations of independent
 // ones; neighbours are not.
@@ -96,32 +97,23 @@ class Selection::Brackets {
     std::vector<Chunk> chunks;
   };
 
-  // The numbers of a region that count.
-  absl::Span<const T> Counted(const Region& region, const T* numbers) {
-    if (region.counts == nullptr) return {numbers, static_cast<size_t>(region.elements)};
-    packed_.clear();
-    for (int64_t i = 0; i < region.elements; ++i) {
-      if (region.counts[i] != 0) packed_.push_back(numbers[i]);
-    }
-    return packed_;
-  }
-
   absl::Status Sample() {
     const int64_t n = tensor_.elements();
     if (n <= kMaxSample) return absl::OkStatus();  // everything is between
     const int64_t runs = std::clamp(n / 64, kMinSample, kMaxSample) / kRun;
     std::vector<std::vector<T>> samples(counted_.size());
-    uint64_t jitter = 1;
+    // Not at equal distances, which might be those of columns.
+    std::vector<uint32_t> places(static_cast<size_t>(runs));
+    RandomStream(0, "sample", 0).Bits(0, runs, places.data());
+    const int64_t stretch = n / runs;
     for (int64_t run = 0; run < runs; ++run) {
-      // Not at equal distances, which might be those of columns.
-      const int64_t stretch = n / runs;
-      jitter = jitter * 6364136223846793005 + 1442695040888963407;
-      const auto place = static_cast<int64_t>((jitter >> 33) % (stretch - kRun));
-      const int64_t begin = (run * stretch + place) / 16 * 16;
+      const int64_t begin =
+          (run * stretch + places[static_cast<size_t>(run)] % (stretch - kRun)) / 16 * 16;
       RETURN_IF_ERROR(tensor_.Visit(begin, begin + kRun, [&](const Region& region) {
         numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
-          const absl::Span<const T> counted = Counted(own, numbers);
-          samples[row].insert(samples[row].end(), counted.begin(), counted.end());
+          ForNumbers(own, numbers, [&](absl::Span<const T> counted) {
+            samples[row].insert(samples[row].end(), counted.begin(), counted.end());
+          });
         });
       }));
     }
@@ -162,34 +154,47 @@ class Selection::Brackets {
     }
     return tensor_.Visit(0, tensor_.elements(), [this](const Region& region) {
       if (misled_) return;
-      regions_.emplace_back(region.offset, region.offset + region.elements);
+      regions_.push_back(region.offset);
       numbers_of_(region, [this](size_t row, const Region& own, const T* numbers) {
-        GatherRow(row, Counted(own, numbers));
+        const absl::Span<Bracket> cuts =
+            absl::MakeSpan(cuts_).subspan(row * selection_.each_, selection_.each_);
+        for (Bracket& bracket : cuts) bracket.chunks.push_back({0, 0, 0});
+        ForNumbers(own, numbers, [&](absl::Span<const T> counted) {
+          counted_[row] += std::ssize(counted);
+          misled_ = misled_ || CountNaN(counted.data(), std::ssize(counted)) > 0;
+          for (Bracket& bracket : cuts) GatherInto(counted, &bracket);
+        });
+        for (Bracket& bracket : cuts) {
+          bracket.chunks.back().inside_end = std::ssize(bracket.inside);
+        }
       });
     });
   }
 
-  void GatherRow(size_t row, absl::Span<const T> numbers) {
+  // Calls use with the numbers of a region that count, a block at a time.
+  template <class Use>
+  static void ForNumbers(const Region& region, const T* numbers, const Use& use) {
+    ForCounted<T>(region, [numbers](int64_t i) { return numbers[i]; }, use);
+  }
+
+  void GatherInto(absl::Span<const T> numbers, Bracket* bracket) {
     const auto n = std::ssize(numbers);
-    counted_[row] += n;
-    misled_ = misled_ || CountNaN(numbers.data(), n) > 0;
-    marks_.assign(static_cast<size_t>(n + 63) / 64 * 64, 0);
-    const int64_t most = MostGathered(tensor_.elements());
-    for (size_t cut = row * selection_.each_; cut < (row + 1) * selection_.each_; ++cut) {
-      Bracket& bracket = cuts_[cut];
-      const Tally tally = Place(numbers.data(), n, bracket.low, bracket.high, marks_.data());
-      bracket.below += tally.below;
-      bracket.at_low += tally.at_low;
-      bracket.at_high += tally.at_high;
-      ForMarked(marks_.data(), std::ssize(marks_), [&](int64_t i) {
-        if (std::ssize(bracket.inside) < most) {
-          bracket.inside.push_back(numbers[static_cast<size_t>(i)]);
-        } else {
-          misled_ = true;
-        }
-      });
-      bracket.chunks.push_back({tally.at_low, tally.at_high, std::ssize(bracket.inside)});
-    }
+    uint8_t marks[kCountedBlock];
+    const Tally tally = Place(numbers.data(), n, bracket->low, bracket->high, marks);
+    bracket->below += tally.below;
+    bracket->at_low += tally.at_low;
+    bracket->at_high += tally.at_high;
+    bracket->chunks.back().at_low += tally.at_low;
+    bracket->chunks.back().at_high += tally.at_high;
+    const int64_t marked = (n + 63) / 64 * 64, most = MostGathered(tensor_.elements());
+    std::fill(marks + n, marks + marked, uint8_t{0});
+    ForMarked(marks, marked, [&](int64_t i) {
+      if (std::ssize(bracket->inside) < most) {
+        bracket->inside.push_back(numbers[static_cast<size_t>(i)]);
+      } else {
+        misled_ = true;
+      }
+    });
   }
 
   absl::StatusOr<State> StateOf(size_t cut) {
@@ -254,17 +259,17 @@ class Selection::Brackets {
       rank -= equal;
       inside_begin = chunk.inside_end;
     }
+    const int64_t end = at + 1 < regions_.size() ? regions_[at + 1] : tensor_.elements();
     int64_t index = -1;
-    RETURN_IF_ERROR(
-        tensor_.Visit(regions_[at].first, regions_[at].second, [&](const Region& region) {
-          numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
-            if (row != cut / selection_.each_) return;
-            for (int64_t i = 0; i < own.elements && index < 0; ++i) {
-              if (numbers[i] != number || (own.counts != nullptr && own.counts[i] == 0)) continue;
-              if (rank-- == 0) index = own.offset + i;
-            }
-          });
-        }));
+    RETURN_IF_ERROR(tensor_.Visit(regions_[at], end, [&](const Region& region) {
+      numbers_of_(region, [&](size_t row, const Region& own, const T* numbers) {
+        if (row != cut / selection_.each_) return;
+        for (int64_t i = 0; i < own.elements && index < 0; ++i) {
+          if (numbers[i] != number || (own.counts != nullptr && own.counts[i] == 0)) continue;
+          if (rank-- == 0) index = own.offset + i;
+        }
+      });
+    }));
     return index;
   }
 
@@ -273,11 +278,9 @@ class Selection::Brackets {
   const NumbersOf<T> numbers_of_;
   const BelowOf& below_of_;
   bool misled_ = false;
-  std::vector<std::pair<int64_t, int64_t>> regions_;  // of the pass: elements from, to
-  std::vector<int64_t> counted_;                      // per row
+  std::vector<int64_t> regions_;  // of the pass: where they begin
+  std::vector<int64_t> counted_;  // per row
   std::vector<Bracket> cuts_;
-  std::vector<T> packed_;
-  std::vector<uint8_t> marks_;
 };
 
 template <class T>
